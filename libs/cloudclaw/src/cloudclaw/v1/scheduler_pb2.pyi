@@ -1,0 +1,646 @@
+import datetime
+
+from cloudclaw.v1 import task_pb2 as _task_pb2
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class AttemptPhase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ATTEMPT_PHASE_UNSPECIFIED: _ClassVar[AttemptPhase]
+    ATTEMPT_PHASE_PREPARING: _ClassVar[AttemptPhase]
+    ATTEMPT_PHASE_RUNNING: _ClassVar[AttemptPhase]
+    ATTEMPT_PHASE_FROZEN: _ClassVar[AttemptPhase]
+    ATTEMPT_PHASE_SAVING: _ClassVar[AttemptPhase]
+    ATTEMPT_PHASE_REPORTING: _ClassVar[AttemptPhase]
+ATTEMPT_PHASE_UNSPECIFIED: AttemptPhase
+ATTEMPT_PHASE_PREPARING: AttemptPhase
+ATTEMPT_PHASE_RUNNING: AttemptPhase
+ATTEMPT_PHASE_FROZEN: AttemptPhase
+ATTEMPT_PHASE_SAVING: AttemptPhase
+ATTEMPT_PHASE_REPORTING: AttemptPhase
+
+class SubmitTaskRequest(_message.Message):
+    __slots__ = ("spec", "request_id")
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    spec: _task_pb2.TaskSpec
+    request_id: str
+    def __init__(self, spec: _Optional[_Union[_task_pb2.TaskSpec, _Mapping]] = ..., request_id: _Optional[str] = ...) -> None: ...
+
+class SubmitTaskResponse(_message.Message):
+    __slots__ = ("task", "created")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    task: _task_pb2.Task
+    created: bool
+    def __init__(self, task: _Optional[_Union[_task_pb2.Task, _Mapping]] = ..., created: bool = ...) -> None: ...
+
+class GetTaskRequest(_message.Message):
+    __slots__ = ("task_id",)
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    def __init__(self, task_id: _Optional[str] = ...) -> None: ...
+
+class GetTaskResponse(_message.Message):
+    __slots__ = ("task",)
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    task: _task_pb2.Task
+    def __init__(self, task: _Optional[_Union[_task_pb2.Task, _Mapping]] = ...) -> None: ...
+
+class ListTasksRequest(_message.Message):
+    __slots__ = ("states", "labels", "workspace", "page_size", "page_token")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    WORKSPACE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    states: _containers.RepeatedScalarFieldContainer[_task_pb2.TaskState]
+    labels: _containers.ScalarMap[str, str]
+    workspace: str
+    page_size: int
+    page_token: str
+    def __init__(self, states: _Optional[_Iterable[_Union[_task_pb2.TaskState, str]]] = ..., labels: _Optional[_Mapping[str, str]] = ..., workspace: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListTasksResponse(_message.Message):
+    __slots__ = ("tasks", "next_page_token", "revision")
+    TASKS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    tasks: _containers.RepeatedCompositeFieldContainer[_task_pb2.Task]
+    next_page_token: str
+    revision: int
+    def __init__(self, tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class CancelTaskRequest(_message.Message):
+    __slots__ = ("task_id",)
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    def __init__(self, task_id: _Optional[str] = ...) -> None: ...
+
+class CancelTaskResponse(_message.Message):
+    __slots__ = ("task",)
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    task: _task_pb2.Task
+    def __init__(self, task: _Optional[_Union[_task_pb2.Task, _Mapping]] = ...) -> None: ...
+
+class WatchTasksRequest(_message.Message):
+    __slots__ = ("after_revision", "task_id")
+    AFTER_REVISION_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    after_revision: int
+    task_id: str
+    def __init__(self, after_revision: _Optional[int] = ..., task_id: _Optional[str] = ...) -> None: ...
+
+class WatchTasksResponse(_message.Message):
+    __slots__ = ("task", "revision")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    task: _task_pb2.Task
+    revision: int
+    def __init__(self, task: _Optional[_Union[_task_pb2.Task, _Mapping]] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class TailLogsRequest(_message.Message):
+    __slots__ = ("task_id", "attempt", "offset", "follow")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    attempt: int
+    offset: int
+    follow: bool
+    def __init__(self, task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., offset: _Optional[int] = ..., follow: bool = ...) -> None: ...
+
+class TailLogsResponse(_message.Message):
+    __slots__ = ("chunk", "durable_offset", "attempt_ended")
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_ENDED_FIELD_NUMBER: _ClassVar[int]
+    chunk: _task_pb2.LogChunk
+    durable_offset: int
+    attempt_ended: bool
+    def __init__(self, chunk: _Optional[_Union[_task_pb2.LogChunk, _Mapping]] = ..., durable_offset: _Optional[int] = ..., attempt_ended: bool = ...) -> None: ...
+
+class WatchEventsRequest(_message.Message):
+    __slots__ = ("task_id", "from_sequence", "follow")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    FROM_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    FOLLOW_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    from_sequence: int
+    follow: bool
+    def __init__(self, task_id: _Optional[str] = ..., from_sequence: _Optional[int] = ..., follow: bool = ...) -> None: ...
+
+class RunEvent(_message.Message):
+    __slots__ = ("sequence", "attempt", "time", "message", "tool_call", "tool_result", "usage", "progress", "error")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    TOOL_CALL_FIELD_NUMBER: _ClassVar[int]
+    TOOL_RESULT_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    attempt: int
+    time: _timestamp_pb2.Timestamp
+    message: RunMessage
+    tool_call: RunToolCall
+    tool_result: RunToolResult
+    usage: _task_pb2.Usage
+    progress: RunProgress
+    error: RunError
+    def __init__(self, sequence: _Optional[int] = ..., attempt: _Optional[int] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., message: _Optional[_Union[RunMessage, _Mapping]] = ..., tool_call: _Optional[_Union[RunToolCall, _Mapping]] = ..., tool_result: _Optional[_Union[RunToolResult, _Mapping]] = ..., usage: _Optional[_Union[_task_pb2.Usage, _Mapping]] = ..., progress: _Optional[_Union[RunProgress, _Mapping]] = ..., error: _Optional[_Union[RunError, _Mapping]] = ...) -> None: ...
+
+class RunMessage(_message.Message):
+    __slots__ = ("role", "text")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    role: str
+    text: str
+    def __init__(self, role: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
+
+class RunToolCall(_message.Message):
+    __slots__ = ("call_id", "tool", "arguments")
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    TOOL_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
+    call_id: str
+    tool: str
+    arguments: str
+    def __init__(self, call_id: _Optional[str] = ..., tool: _Optional[str] = ..., arguments: _Optional[str] = ...) -> None: ...
+
+class RunToolResult(_message.Message):
+    __slots__ = ("call_id", "output", "is_error")
+    CALL_ID_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    IS_ERROR_FIELD_NUMBER: _ClassVar[int]
+    call_id: str
+    output: str
+    is_error: bool
+    def __init__(self, call_id: _Optional[str] = ..., output: _Optional[str] = ..., is_error: bool = ...) -> None: ...
+
+class RunProgress(_message.Message):
+    __slots__ = ("phase", "message")
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    phase: str
+    message: str
+    def __init__(self, phase: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+
+class RunError(_message.Message):
+    __slots__ = ("kind", "message", "retryable")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    RETRYABLE_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    message: str
+    retryable: bool
+    def __init__(self, kind: _Optional[str] = ..., message: _Optional[str] = ..., retryable: bool = ...) -> None: ...
+
+class WatchEventsResponse(_message.Message):
+    __slots__ = ("event",)
+    EVENT_FIELD_NUMBER: _ClassVar[int]
+    event: RunEvent
+    def __init__(self, event: _Optional[_Union[RunEvent, _Mapping]] = ...) -> None: ...
+
+class SendInputRequest(_message.Message):
+    __slots__ = ("task_id", "message_id", "text")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    message_id: str
+    text: str
+    def __init__(self, task_id: _Optional[str] = ..., message_id: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
+
+class SendInputResponse(_message.Message):
+    __slots__ = ("accepted",)
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    accepted: bool
+    def __init__(self, accepted: bool = ...) -> None: ...
+
+class ExplainTaskRequest(_message.Message):
+    __slots__ = ("task_id",)
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    def __init__(self, task_id: _Optional[str] = ...) -> None: ...
+
+class ExplainTaskResponse(_message.Message):
+    __slots__ = ("task", "position", "writer", "reasons")
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    WRITER_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
+    task: _task_pb2.Task
+    position: int
+    writer: str
+    reasons: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, task: _Optional[_Union[_task_pb2.Task, _Mapping]] = ..., position: _Optional[int] = ..., writer: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class GetResultRequest(_message.Message):
+    __slots__ = ("task_id",)
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    def __init__(self, task_id: _Optional[str] = ...) -> None: ...
+
+class GetResultResponse(_message.Message):
+    __slots__ = ("result",)
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    result: _task_pb2.Result
+    def __init__(self, result: _Optional[_Union[_task_pb2.Result, _Mapping]] = ...) -> None: ...
+
+class GetClusterStatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class NodeStatus(_message.Message):
+    __slots__ = ("node", "address", "incarnation", "connected", "draining", "attempts", "pools", "heartbeat_age_seconds", "labels")
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    CONNECTED_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    POOLS_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_AGE_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    address: str
+    incarnation: int
+    connected: bool
+    draining: bool
+    attempts: int
+    pools: _containers.RepeatedCompositeFieldContainer[PoolCapacity]
+    heartbeat_age_seconds: float
+    labels: _containers.ScalarMap[str, str]
+    def __init__(self, node: _Optional[str] = ..., address: _Optional[str] = ..., incarnation: _Optional[int] = ..., connected: bool = ..., draining: bool = ..., attempts: _Optional[int] = ..., pools: _Optional[_Iterable[_Union[PoolCapacity, _Mapping]]] = ..., heartbeat_age_seconds: _Optional[float] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class PoolCapacity(_message.Message):
+    __slots__ = ("pool", "slots", "idle", "runtimes", "backend")
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    IDLE_FIELD_NUMBER: _ClassVar[int]
+    RUNTIMES_FIELD_NUMBER: _ClassVar[int]
+    BACKEND_FIELD_NUMBER: _ClassVar[int]
+    pool: str
+    slots: int
+    idle: int
+    runtimes: _containers.RepeatedScalarFieldContainer[str]
+    backend: str
+    def __init__(self, pool: _Optional[str] = ..., slots: _Optional[int] = ..., idle: _Optional[int] = ..., runtimes: _Optional[_Iterable[str]] = ..., backend: _Optional[str] = ...) -> None: ...
+
+class PoolStatus(_message.Message):
+    __slots__ = ("pool", "slots", "idle", "queued", "delayed", "running")
+    POOL_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    IDLE_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_FIELD_NUMBER: _ClassVar[int]
+    DELAYED_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    pool: str
+    slots: int
+    idle: int
+    queued: int
+    delayed: int
+    running: int
+    def __init__(self, pool: _Optional[str] = ..., slots: _Optional[int] = ..., idle: _Optional[int] = ..., queued: _Optional[int] = ..., delayed: _Optional[int] = ..., running: _Optional[int] = ...) -> None: ...
+
+class GetClusterStatusResponse(_message.Message):
+    __slots__ = ("leader", "term", "pools", "nodes", "etcd_bytes", "etcd_limit_bytes", "version")
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    POOLS_FIELD_NUMBER: _ClassVar[int]
+    NODES_FIELD_NUMBER: _ClassVar[int]
+    ETCD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ETCD_LIMIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    leader: str
+    term: int
+    pools: _containers.RepeatedCompositeFieldContainer[PoolStatus]
+    nodes: _containers.RepeatedCompositeFieldContainer[NodeStatus]
+    etcd_bytes: int
+    etcd_limit_bytes: int
+    version: str
+    def __init__(self, leader: _Optional[str] = ..., term: _Optional[int] = ..., pools: _Optional[_Iterable[_Union[PoolStatus, _Mapping]]] = ..., nodes: _Optional[_Iterable[_Union[NodeStatus, _Mapping]]] = ..., etcd_bytes: _Optional[int] = ..., etcd_limit_bytes: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
+
+class ResourceUse(_message.Message):
+    __slots__ = ("memory_bytes", "memory_peak_bytes", "pids", "cpu_seconds", "disk_bytes")
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_PEAK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    PIDS_FIELD_NUMBER: _ClassVar[int]
+    CPU_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    DISK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    memory_bytes: int
+    memory_peak_bytes: int
+    pids: int
+    cpu_seconds: float
+    disk_bytes: int
+    def __init__(self, memory_bytes: _Optional[int] = ..., memory_peak_bytes: _Optional[int] = ..., pids: _Optional[int] = ..., cpu_seconds: _Optional[float] = ..., disk_bytes: _Optional[int] = ...) -> None: ...
+
+class RunningAttempt(_message.Message):
+    __slots__ = ("tenant", "task_id", "token", "uid", "phase", "log_end", "resources")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    LOG_END_FIELD_NUMBER: _ClassVar[int]
+    RESOURCES_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    task_id: str
+    token: int
+    uid: str
+    phase: AttemptPhase
+    log_end: int
+    resources: ResourceUse
+    def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., token: _Optional[int] = ..., uid: _Optional[str] = ..., phase: _Optional[_Union[AttemptPhase, str]] = ..., log_end: _Optional[int] = ..., resources: _Optional[_Union[ResourceUse, _Mapping]] = ...) -> None: ...
+
+class Hello(_message.Message):
+    __slots__ = ("node", "incarnation", "attempts", "pools", "draining", "cached")
+    NODE_FIELD_NUMBER: _ClassVar[int]
+    INCARNATION_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    POOLS_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    CACHED_FIELD_NUMBER: _ClassVar[int]
+    node: str
+    incarnation: int
+    attempts: _containers.RepeatedCompositeFieldContainer[RunningAttempt]
+    pools: _containers.RepeatedCompositeFieldContainer[PoolCapacity]
+    draining: bool
+    cached: _containers.RepeatedCompositeFieldContainer[CachedTree]
+    def __init__(self, node: _Optional[str] = ..., incarnation: _Optional[int] = ..., attempts: _Optional[_Iterable[_Union[RunningAttempt, _Mapping]]] = ..., pools: _Optional[_Iterable[_Union[PoolCapacity, _Mapping]]] = ..., draining: bool = ..., cached: _Optional[_Iterable[_Union[CachedTree, _Mapping]]] = ...) -> None: ...
+
+class CachedTree(_message.Message):
+    __slots__ = ("tenant", "snapshot_id")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_ID_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    snapshot_id: str
+    def __init__(self, tenant: _Optional[str] = ..., snapshot_id: _Optional[str] = ...) -> None: ...
+
+class Heartbeat(_message.Message):
+    __slots__ = ("sequence", "attempts", "pools", "draining")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    POOLS_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    attempts: _containers.RepeatedCompositeFieldContainer[RunningAttempt]
+    pools: _containers.RepeatedCompositeFieldContainer[PoolCapacity]
+    draining: bool
+    def __init__(self, sequence: _Optional[int] = ..., attempts: _Optional[_Iterable[_Union[RunningAttempt, _Mapping]]] = ..., pools: _Optional[_Iterable[_Union[PoolCapacity, _Mapping]]] = ..., draining: bool = ...) -> None: ...
+
+class AttemptReport(_message.Message):
+    __slots__ = ("tenant", "task_id", "token", "uid", "outcome")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    task_id: str
+    token: int
+    uid: str
+    outcome: AttemptOutcome
+    def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., token: _Optional[int] = ..., uid: _Optional[str] = ..., outcome: _Optional[_Union[AttemptOutcome, _Mapping]] = ...) -> None: ...
+
+class AttemptOutcome(_message.Message):
+    __slots__ = ("state", "reason", "message", "exit_code", "log_end", "snapshot", "final_message", "usage", "session_id", "changed_files", "changed_files_truncated", "artifacts", "prepared", "started", "ended", "retryable")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
+    LOG_END_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    FINAL_MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_FILES_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_FILES_TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    ARTIFACTS_FIELD_NUMBER: _ClassVar[int]
+    PREPARED_FIELD_NUMBER: _ClassVar[int]
+    STARTED_FIELD_NUMBER: _ClassVar[int]
+    ENDED_FIELD_NUMBER: _ClassVar[int]
+    RETRYABLE_FIELD_NUMBER: _ClassVar[int]
+    state: _task_pb2.AttemptState
+    reason: _task_pb2.EndReason
+    message: str
+    exit_code: int
+    log_end: int
+    snapshot: SnapshotRef
+    final_message: str
+    usage: _task_pb2.Usage
+    session_id: str
+    changed_files: _containers.RepeatedCompositeFieldContainer[_task_pb2.ChangedFile]
+    changed_files_truncated: bool
+    artifacts: _containers.RepeatedCompositeFieldContainer[_task_pb2.Artifact]
+    prepared: _timestamp_pb2.Timestamp
+    started: _timestamp_pb2.Timestamp
+    ended: _timestamp_pb2.Timestamp
+    retryable: bool
+    def __init__(self, state: _Optional[_Union[_task_pb2.AttemptState, str]] = ..., reason: _Optional[_Union[_task_pb2.EndReason, str]] = ..., message: _Optional[str] = ..., exit_code: _Optional[int] = ..., log_end: _Optional[int] = ..., snapshot: _Optional[_Union[SnapshotRef, _Mapping]] = ..., final_message: _Optional[str] = ..., usage: _Optional[_Union[_task_pb2.Usage, _Mapping]] = ..., session_id: _Optional[str] = ..., changed_files: _Optional[_Iterable[_Union[_task_pb2.ChangedFile, _Mapping]]] = ..., changed_files_truncated: bool = ..., artifacts: _Optional[_Iterable[_Union[_task_pb2.Artifact, _Mapping]]] = ..., prepared: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., retryable: bool = ...) -> None: ...
+
+class SnapshotRef(_message.Message):
+    __slots__ = ("snapshot_id", "manifest_digest", "parent_id", "files", "bytes")
+    SNAPSHOT_ID_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    PARENT_ID_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    snapshot_id: str
+    manifest_digest: str
+    parent_id: str
+    files: int
+    bytes: int
+    def __init__(self, snapshot_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., parent_id: _Optional[str] = ..., files: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class ConnectRequest(_message.Message):
+    __slots__ = ("term", "hello", "heartbeat", "report", "reject")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
+    REPORT_FIELD_NUMBER: _ClassVar[int]
+    REJECT_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    hello: Hello
+    heartbeat: Heartbeat
+    report: AttemptReport
+    reject: Reject
+    def __init__(self, term: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., report: _Optional[_Union[AttemptReport, _Mapping]] = ..., reject: _Optional[_Union[Reject, _Mapping]] = ...) -> None: ...
+
+class Reject(_message.Message):
+    __slots__ = ("tenant", "task_id", "token", "message")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    task_id: str
+    token: int
+    message: str
+    def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., token: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
+
+class ConnectResponse(_message.Message):
+    __slots__ = ("term", "welcome", "heartbeat_ack", "assignment", "cancel", "kill", "drain", "verdict")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    WELCOME_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_ACK_FIELD_NUMBER: _ClassVar[int]
+    ASSIGNMENT_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_FIELD_NUMBER: _ClassVar[int]
+    KILL_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    welcome: Welcome
+    heartbeat_ack: HeartbeatAck
+    assignment: Assignment
+    cancel: CancelAttempt
+    kill: KillAttempt
+    drain: SetDraining
+    verdict: ReportVerdict
+    def __init__(self, term: _Optional[int] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., heartbeat_ack: _Optional[_Union[HeartbeatAck, _Mapping]] = ..., assignment: _Optional[_Union[Assignment, _Mapping]] = ..., cancel: _Optional[_Union[CancelAttempt, _Mapping]] = ..., kill: _Optional[_Union[KillAttempt, _Mapping]] = ..., drain: _Optional[_Union[SetDraining, _Mapping]] = ..., verdict: _Optional[_Union[ReportVerdict, _Mapping]] = ...) -> None: ...
+
+class Welcome(_message.Message):
+    __slots__ = ("grace", "heartbeat_interval")
+    GRACE_FIELD_NUMBER: _ClassVar[int]
+    HEARTBEAT_INTERVAL_FIELD_NUMBER: _ClassVar[int]
+    grace: _duration_pb2.Duration
+    heartbeat_interval: _duration_pb2.Duration
+    def __init__(self, grace: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., heartbeat_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class HeartbeatAck(_message.Message):
+    __slots__ = ("sequence",)
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    def __init__(self, sequence: _Optional[int] = ...) -> None: ...
+
+class Assignment(_message.Message):
+    __slots__ = ("tenant", "task_id", "attempt", "uid", "token", "spec", "base", "resumes", "cancel_requested")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    BASE_FIELD_NUMBER: _ClassVar[int]
+    RESUMES_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_REQUESTED_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    task_id: str
+    attempt: int
+    uid: str
+    token: int
+    spec: _task_pb2.TaskSpec
+    base: SnapshotRef
+    resumes: bool
+    cancel_requested: bool
+    def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., uid: _Optional[str] = ..., token: _Optional[int] = ..., spec: _Optional[_Union[_task_pb2.TaskSpec, _Mapping]] = ..., base: _Optional[_Union[SnapshotRef, _Mapping]] = ..., resumes: bool = ..., cancel_requested: bool = ...) -> None: ...
+
+class CancelAttempt(_message.Message):
+    __slots__ = ("tenant", "task_id", "token")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    task_id: str
+    token: int
+    def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., token: _Optional[int] = ...) -> None: ...
+
+class KillAttempt(_message.Message):
+    __slots__ = ("tenant", "task_id", "token", "message")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    task_id: str
+    token: int
+    message: str
+    def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., token: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
+
+class SetDraining(_message.Message):
+    __slots__ = ("draining",)
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    draining: bool
+    def __init__(self, draining: bool = ...) -> None: ...
+
+class ReportVerdict(_message.Message):
+    __slots__ = ("tenant", "task_id", "uid", "verdict")
+    class Verdict(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        VERDICT_UNSPECIFIED: _ClassVar[ReportVerdict.Verdict]
+        VERDICT_COMMITTED: _ClassVar[ReportVerdict.Verdict]
+        VERDICT_FENCED: _ClassVar[ReportVerdict.Verdict]
+        VERDICT_RETRY: _ClassVar[ReportVerdict.Verdict]
+    VERDICT_UNSPECIFIED: ReportVerdict.Verdict
+    VERDICT_COMMITTED: ReportVerdict.Verdict
+    VERDICT_FENCED: ReportVerdict.Verdict
+    VERDICT_RETRY: ReportVerdict.Verdict
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    task_id: str
+    uid: str
+    verdict: ReportVerdict.Verdict
+    def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., uid: _Optional[str] = ..., verdict: _Optional[_Union[ReportVerdict.Verdict, str]] = ...) -> None: ...
+
+class StreamLogsRequest(_message.Message):
+    __slots__ = ("term", "tenant", "task_id", "uid", "token", "chunk", "end")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    CHUNK_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    tenant: str
+    task_id: str
+    uid: str
+    token: int
+    chunk: _task_pb2.LogChunk
+    end: bool
+    def __init__(self, term: _Optional[int] = ..., tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., uid: _Optional[str] = ..., token: _Optional[int] = ..., chunk: _Optional[_Union[_task_pb2.LogChunk, _Mapping]] = ..., end: bool = ...) -> None: ...
+
+class StreamLogsResponse(_message.Message):
+    __slots__ = ("term", "task_id", "uid", "durable_offset", "resend_from", "sealed")
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_OFFSET_FIELD_NUMBER: _ClassVar[int]
+    RESEND_FROM_FIELD_NUMBER: _ClassVar[int]
+    SEALED_FIELD_NUMBER: _ClassVar[int]
+    term: int
+    task_id: str
+    uid: str
+    durable_offset: int
+    resend_from: int
+    sealed: bool
+    def __init__(self, term: _Optional[int] = ..., task_id: _Optional[str] = ..., uid: _Optional[str] = ..., durable_offset: _Optional[int] = ..., resend_from: _Optional[int] = ..., sealed: bool = ...) -> None: ...
