@@ -1,0 +1,203 @@
+"""The backend port: where slots live. `bubblewrap` and `docker` are adapters of it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from cloudclaw_pool_manager.domain.attempt import AttemptId, Exit, KillReason, Launch, Limits, LogFrame, Usage
+
+
+class SlotPhase(enum.StrEnum):
+    """What a slot's supervisor is doing."""
+
+    IDLE = "idle"
+    RUNNING = "running"
+    FROZEN = "frozen"
+    EXITED = "exited"
+    """The sandbox is gone; its log and exit are kept until `release`."""
+
+
+class Mechanism(enum.StrEnum):
+    """What enforces a limit on this node."""
+
+    NONE = "none"
+    RLIMIT = "rlimit"
+    CGROUP_V1 = "cgroup_v1"
+    CGROUP_V2 = "cgroup_v2"
+    WATCHED = "watched"
+
+
+@dataclass(frozen=True, slots=True)
+class Enforcement:
+    """Which mechanism holds each limit; shown by `ListSlots`."""
+
+    cpu: Mechanism
+    memory: Mechanism
+    pids: Mechanism
+    disk: Mechanism
+
+
+@dataclass(frozen=True, slots=True)
+class SlotStatus:
+    """A slot as its supervisor reports it.
+
+    Attributes:
+        phase: what it is doing.
+        attempt: the attempt in it, None when IDLE.
+        log_end: bytes of log so far.
+        last_output: boot time of the last byte of output, or of the start.
+        exit: set when EXITED.
+        sandbox_ready: a sandbox is built and waits for its task.
+    """
+
+    phase: SlotPhase
+    attempt: AttemptId | None = None
+    log_end: int = 0
+    last_output: float = 0.0
+    exit: Exit | None = None
+    sandbox_ready: bool = False
+
+
+class SlotFailedError(Exception):
+    """The slot cannot serve: its supervisor is gone or does not answer. Destroy it and provision another."""
+
+
+class FencedIncarnationError(Exception):
+    """The supervisor obeys a newer incarnation of the manager; this one must stop using the slot."""
+
+
+class Slot(Protocol):
+    """One warm slot and the connection to its supervisor.
+
+    Every method may raise `SlotFailedError` when the supervisor is gone, and `FencedIncarnationError`
+    when a newer manager has taken over. Calls for an attempt name it by uid; a call for another attempt
+    than the slot holds raises `SlotFailedError`.
+    """
+
+    @property
+    def name(self) -> str:
+        """`slot-0` … on this node."""
+        ...
+
+    @property
+    def pid(self) -> int:
+        """Host process id of the supervisor."""
+        ...
+
+    @property
+    def uid(self) -> int:
+        """Host uid of its sandboxes, never 0."""
+        ...
+
+    @property
+    def uid_shared(self) -> bool:
+        """True when other slots share the uid (the manager does not run as root)."""
+        ...
+
+    @property
+    def enforcement(self) -> Enforcement:
+        """What holds the limits here."""
+        ...
+
+    async def start(
+        self, attempt: AttemptId, launch: Launch, limits: Limits, tree: Path, deadline: float
+    ) -> None:
+        """Attach `tree` and hand the waiting sandbox (or a fresh one) to the task.
+
+        `tree` holds `workspace` and `home`; they become `/workspace` and `/home/agent`. `deadline` is a
+        boot time (design rule 3). Returns when the task was started; a program that cannot be executed
+        still starts and ends with code 127 or 126. Idempotent by `attempt.uid`.
+        """
+        ...
+
+    async def set_deadline(self, uid: str, deadline: float) -> None:
+        """Move the self-fencing deadline. Past it the supervisor freezes the sandbox by itself, and kills
+        it (`KillReason.ORPHANED`) when no manager has spoken to it for another `orphan_ttl`.
+
+        A deadline in the future does not thaw: that is `thaw`, after a linearizable read of the token.
+        Any call at all counts as the manager having spoken.
+        """
+        ...
+
+    async def freeze(self, uid: str) -> None:
+        """Stop all of the sandbox's processes and return when they are stopped."""
+        ...
+
+    async def thaw(self, uid: str, deadline: float) -> None:
+        """Let them go on until `deadline`."""
+        ...
+
+    async def stop(self, uid: str, reason: KillReason, grace: float) -> Exit:
+        """End the sandbox: SIGTERM, SIGKILL after `grace` seconds (at once when 0 or frozen).
+
+        Returns when every process is gone. Idempotent: an attempt that has ended already keeps its
+        first exit.
+        """
+        ...
+
+    async def status(self) -> SlotStatus:
+        """Ask the supervisor."""
+        ...
+
+    def updates(self) -> AsyncIterator[SlotStatus]:
+        """Statuses as they change: log growth (coalesced to at most one in 5 ms), freeze, thaw, exit.
+
+        The first one is the present status. Ends with `SlotFailedError` when the supervisor is gone.
+        """
+        ...
+
+    async def read_log(self, uid: str, offset: int, max_bytes: int) -> Sequence[LogFrame]:
+        """Frames from `offset` on, at most about `max_bytes`; empty when there is no more yet."""
+        ...
+
+    async def forget_log(self, uid: str, upto: int) -> None:
+        """The bytes below `upto` are durable elsewhere; the spool may drop them."""
+        ...
+
+    async def usage(self, uid: str) -> Usage:
+        """Resources used by the attempt so far."""
+        ...
+
+    async def release(self, uid: str) -> None:
+        """After `EXITED`: detach the tree, drop the spool, build the next sandbox; the slot is IDLE.
+
+        The tree is untouched and, when this returns, no longer reachable from any sandbox.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Disconnect and leave the supervisor running, to be adopted later."""
+        ...
+
+
+class PoolAdapter(Protocol):
+    """The slots of one template on this host.
+
+    The number of slots is a hard cap: as many slot files as slots, each locked by its supervisor
+    (design §6), so two managers at once do not exceed it either.
+    """
+
+    async def probe(self) -> None:
+        """Raise `cloudclaw.errors.PreconditionError` saying what to install or allow when slots cannot
+        be isolated here. Nothing ever runs unisolated instead."""
+        ...
+
+    async def adopt(self) -> Sequence[Slot]:
+        """Connect to the slots that an earlier manager left running, raising the supervisors' incarnation."""
+        ...
+
+    async def provision(self, number: int) -> Slot:
+        """Start slot `number` (0-based), or raise `SlotFailedError` when it is locked by another."""
+        ...
+
+    async def destroy(self, slot: Slot) -> None:
+        """Kill the slot's processes, sandbox included; detach and remove what it had. Idempotent."""
+        ...
+
+    async def close(self) -> None:
+        """Disconnect from all slots and leave them running."""
+        ...

@@ -1,0 +1,45 @@
+"""The `command` runtime: any program; exit code 0 is success."""
+
+from __future__ import annotations
+
+from cloudclaw.errors import InvalidArgumentError
+from cloudclaw_pool_manager.domain.attempt import Exit, Launch
+from cloudclaw_pool_manager.ports.runtime import RunRequest, Verdict
+
+_BASE_ENV = {
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/home/agent",
+    "USER": "agent",
+    "LANG": "C.UTF-8",
+    "TMPDIR": "/tmp",
+}
+
+
+class CommandRuntime:
+    """Runs `argv` with the prompt as its standard input."""
+
+    name = "command"
+
+    def validate(self, argv: tuple[str, ...], prompt: str) -> None:
+        if not argv or not argv[0]:
+            raise InvalidArgumentError(
+                "the command runtime needs a program: give it after `--`, as in `claw submit -- make test`",
+                field="spec.argv",
+            )
+
+    def launch(self, request: RunRequest) -> Launch:
+        return Launch(
+            argv=request.argv,
+            env={**_BASE_ENV, **request.env, **request.identity},
+            stdin=request.prompt.encode(),
+        )
+
+    def judge(self, request: RunRequest, exit: Exit) -> Verdict:
+        if exit.signal:
+            return Verdict(False, "KILLED_BY_SIGNAL", f"ended by signal {exit.signal}")
+        if exit.code in (126, 127):
+            how = "not found" if exit.code == 127 else "not executable"
+            return Verdict(False, "START_FAILED", f"{request.argv[0]!r}: {how} (exit code {exit.code})")
+        if exit.code:
+            return Verdict(False, "NONZERO_EXIT", f"exit code {exit.code}")
+        return Verdict(True, "COMPLETED", "exit code 0")
