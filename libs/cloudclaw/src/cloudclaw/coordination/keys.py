@@ -1,0 +1,66 @@
+"""The keys of design §5. Nothing but `transactions.py`, `lease.py` and `election.py` writes them."""
+
+from __future__ import annotations
+
+ROOT = "/cloudclaw/v1/"
+SPECS = ROOT + "specs/"
+TASKS = ROOT + "tasks/"
+REQUESTS = ROOT + "requests/"
+QUEUE = ROOT + "queue/"
+DELAYED = ROOT + "delayed/"
+ATTEMPTS = ROOT + "attempts/"
+NODES = ROOT + "nodes/"
+WRITERS = ROOT + "writers/"
+WORKSPACES = ROOT + "workspaces/"
+SNAPSHOTS = ROOT + "snapshots/"
+ELECTION = ROOT + "election/"
+
+
+def spec(tenant: str, task: str) -> str:
+    return f"{SPECS}{tenant}/{task}"
+
+
+def task(tenant: str, task: str) -> str:
+    return f"{TASKS}{tenant}/{task}"
+
+
+def request(tenant: str, request_id: str) -> str:
+    return f"{REQUESTS}{tenant}/{request_id}"
+
+
+def queue(pool: str, tenant: str, task: str) -> str:
+    return f"{QUEUE}{pool}/{tenant}/{task}"
+
+
+def delayed(pool: str, due_ms: int, tenant: str, task: str) -> str:
+    """`due_ms`: milliseconds since the epoch by the leader's clock, so keys sort by due time."""
+    return f"{DELAYED}{pool}/{due_ms:015d}/{tenant}/{task}"
+
+
+def attempt(node: str, tenant: str, task: str) -> str:
+    return f"{ATTEMPTS}{node}/{tenant}/{task}"
+
+
+def node(node: str) -> str:
+    return NODES + node
+
+
+def writer(tenant: str, workspace: str) -> str:
+    return f"{WRITERS}{tenant}/{workspace}"
+
+
+def workspace(tenant: str, workspace: str) -> str:
+    return f"{WORKSPACES}{tenant}/{workspace}"
+
+
+def snapshot(tenant: str, workspace: str, snapshot_id: str) -> str:
+    return f"{SNAPSHOTS}{tenant}/{workspace}/{snapshot_id}"
+
+
+def election(service: str, lease: int) -> str:
+    return f"{ELECTION}{service}/{lease:x}"
+
+
+def parts(key: str) -> list[str]:
+    """The steps of a key below `ROOT`: `["tasks", tenant, task]` and the like."""
+    return key[len(ROOT) :].split("/")
