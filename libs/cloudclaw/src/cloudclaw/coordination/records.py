@@ -77,7 +77,7 @@ class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     """Base of all records."""
 
 
-class Plan(Record):
+class Plan(Record, frozen=True, kw_only=True):
     """What scheduling needs of the immutable spec, copied so that a task record stands alone.
 
     Durations are seconds; 0 means none (queue, silence, checkpoint).
@@ -105,7 +105,7 @@ class Plan(Record):
         return bool(self.workspace) and self.mode is Mode.EXCLUSIVE
 
 
-class SnapshotPointer(Record):
+class SnapshotPointer(Record, frozen=True, kw_only=True):
     """A stored snapshot: id, and the digest (hex SHA-256) of its manifest."""
 
     id: str
@@ -115,7 +115,7 @@ class SnapshotPointer(Record):
     bytes: int = 0
 
 
-class AttemptEnd(Record):
+class AttemptEnd(Record, frozen=True, kw_only=True):
     """An attempt, running (`state` RUNNING) or ended. At most 100 of them; messages are cut to 200 characters."""
 
     number: int
@@ -132,7 +132,7 @@ class AttemptEnd(Record):
     base: str = ""
 
 
-class Transition(Record):
+class Transition(Record, frozen=True, kw_only=True):
     """One line of a task's history."""
 
     time: float
@@ -143,7 +143,7 @@ class Transition(Record):
     message: str = ""
 
 
-class TaskRecord(Record):
+class TaskRecord(Record, frozen=True, kw_only=True):
     """`tasks/{t}/{task}`; at most 8 KiB.
 
     Attributes:
@@ -182,14 +182,14 @@ class TaskRecord(Record):
     result_object: str = ""
 
 
-class RequestRecord(Record):
+class RequestRecord(Record, frozen=True, kw_only=True):
     """`requests/{t}/{request}`: the task that it made, and the hash of the body."""
 
     task: str
     digest: str
 
 
-class QueueRecord(Record):
+class QueueRecord(Record, frozen=True, kw_only=True):
     """`queue/…` and `delayed/…`. `order` is the task key's create revision, 0 while still unknown (first
     submit: the queue key's own create revision is the same)."""
 
@@ -197,14 +197,14 @@ class QueueRecord(Record):
     order: int = 0
 
 
-class AttemptRecord(Record):
+class AttemptRecord(Record, frozen=True, kw_only=True):
     """`attempts/{n}/{t}/{task}`, put once."""
 
     number: int
     uid: str
 
 
-class PoolSlots(Record):
+class PoolSlots(Record, frozen=True, kw_only=True):
     """Slots of one pool on one node, and what its template offers."""
 
     pool: str
@@ -213,7 +213,7 @@ class PoolSlots(Record):
     backend: str = "bubblewrap"
 
 
-class NodeRecord(Record):
+class NodeRecord(Record, frozen=True, kw_only=True):
     """`nodes/{n}`, on the node's lease. `touched` changes with every touch, so that its mod_revision does."""
 
     node: str
@@ -224,13 +224,13 @@ class NodeRecord(Record):
     touched: float = 0.0
 
 
-class WriterRecord(Record):
+class WriterRecord(Record, frozen=True, kw_only=True):
     """`writers/{t}/{workspace}`: `task` or `user:<operation>`."""
 
     holder: str
 
 
-class WorkspaceRecord(Record):
+class WorkspaceRecord(Record, frozen=True, kw_only=True):
     """`workspaces/{t}/{workspace}`."""
 
     name: str
@@ -241,7 +241,7 @@ class WorkspaceRecord(Record):
     head: SnapshotPointer | None = None
 
 
-class SnapshotRecord(Record):
+class SnapshotRecord(Record, frozen=True, kw_only=True):
     """`snapshots/{t}/{workspace}/{id}`."""
 
     pointer: SnapshotPointer
@@ -250,7 +250,7 @@ class SnapshotRecord(Record):
     uid: str = ""
 
 
-class LeaderRecord(Record):
+class LeaderRecord(Record, frozen=True, kw_only=True):
     """`election/{service}/{lease}`: where the candidate listens."""
 
     address: str

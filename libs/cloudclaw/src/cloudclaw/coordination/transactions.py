@@ -68,9 +68,7 @@ class Transactions:
 
     # -- tasks, by the scheduler --
 
-    async def submit(
-        self, record: TaskRecord, spec: bytes, *, request_id: str = "", digest: str = ""
-    ) -> Submission:
+    async def submit(self, record: TaskRecord, spec: bytes, *, request_id: str = "", digest: str = "") -> Submission:
         """Store a QUEUED task with its spec, request and queue keys.
 
         `record.task` is a fresh id; `spec` is empty when `record.spec_object` is set. With `request_id`, an earlier
@@ -112,9 +110,7 @@ class Transactions:
         was the first claim."""
         raise NotImplementedError
 
-    async def expire(
-        self, leadership: Guard, task: Versioned[TaskRecord], after: TaskRecord
-    ) -> Versioned[TaskRecord]:
+    async def expire(self, leadership: Guard, task: Versioned[TaskRecord], after: TaskRecord) -> Versioned[TaskRecord]:
         """The attempt's key is gone. `after` is QUEUED with `due` set (→ delayed; writer kept) or ended (− writer).
 
         Guards: leadership; attempt key of `task.record.node` absent AND task unchanged.
@@ -165,9 +161,7 @@ class Transactions:
         """
         raise NotImplementedError
 
-    async def due(
-        self, leadership: Guard, task: Versioned[TaskRecord], after: TaskRecord
-    ) -> Versioned[TaskRecord]:
+    async def due(self, leadership: Guard, task: Versioned[TaskRecord], after: TaskRecord) -> Versioned[TaskRecord]:
         """Move a delayed task (`due` > 0) to the queue (`after.due` 0). Guards: leadership; task unchanged; delayed
         key exists."""
         raise NotImplementedError
