@@ -1,0 +1,42 @@
+"""`python -m tests.bench [PART…]`: measure, and print one table."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import tempfile
+from pathlib import Path
+
+from tests.bench import latency, memory, queue, recovery, throughput
+from tests.bench.report import Row, show
+
+PARTS = ("latency", "throughput", "memory", "recovery", "queue")
+
+
+async def run(parts: list[str], queued: int) -> list[Row]:
+    """All rows of the chosen parts, one part after the other."""
+    rows: list[Row] = []
+    simple = {"latency": latency, "throughput": throughput, "memory": memory, "recovery": recovery}
+    for part in parts:
+        with tempfile.TemporaryDirectory(prefix=f"claw-bench-{part}-") as directory:
+            print(f"bench: {part}", flush=True)
+            if part == "queue":
+                rows += await queue.measure(Path(directory), queued)
+            else:
+                rows += await simple[part].measure(Path(directory))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)} (default: all)")
+    parser.add_argument("--queued", type=int, default=100_000, help="tasks in the long queue (default 100000)")
+    options = parser.parse_args()
+    unknown = set(options.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    show(asyncio.run(run(options.parts or list(PARTS), options.queued)))
+
+
+if __name__ == "__main__":
+    main()
