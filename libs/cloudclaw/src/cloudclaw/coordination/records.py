@@ -6,8 +6,11 @@ Records are immutable; a change is a new record (`msgspec.structs.replace`).
 
 from __future__ import annotations
 
+import base64
 import enum
-from typing import Final, TypeVar
+import functools
+import zlib
+from typing import Final, TypeVar, cast
 
 import msgspec
 
@@ -16,6 +19,9 @@ from cloudclaw.errors import DataLossError
 MAX_EVENTS: Final = 64
 MAX_TASK_BYTES: Final = 8 * 1024
 MAX_INLINE_SPEC: Final = 4 * 1024
+MAX_MESSAGE: Final = 200
+UNPACKED_ATTEMPTS: Final = 2
+"""As many of the latest attempts stay readable when the others are packed."""
 
 
 class TaskState(enum.StrEnum):
@@ -158,6 +164,8 @@ class TaskRecord(Record, frozen=True, kw_only=True):
         spec_object: object that holds the spec when it is over 4 KiB; empty when inline.
         result: `cloudclaw.v1.Result` as bytes in base64 when small enough, else empty.
         result_object: object that holds it otherwise.
+        packed: written by `encode` and emptied by `decode`, for records that would be over 8 KiB: all but the
+            latest attempts, compressed. Code never sees it.
     """
 
     tenant: str
@@ -180,6 +188,7 @@ class TaskRecord(Record, frozen=True, kw_only=True):
     spec_object: str = ""
     result: str = ""
     result_object: str = ""
+    packed: str = ""
 
 
 class RequestRecord(Record, frozen=True, kw_only=True):
@@ -260,14 +269,59 @@ _R = TypeVar("_R", bound=Record)
 _ENCODER: Final = msgspec.json.Encoder()
 
 
+class _PackedAttempts(msgspec.Struct, frozen=True, array_like=True):
+    """Attempts by column: alike values side by side compress to half of what rows do."""
+
+    number: list[int]
+    uid: list[str]
+    node: list[str]
+    token: list[int]
+    state: list[AttemptState]
+    reason: list[EndReason | None]
+    message: list[str]
+    exit_code: list[int | None]
+    started: list[float]
+    ended: list[float]
+    log_end: list[int]
+    base: list[str]
+
+
+@functools.cache
+def _decoder(kind: type[_R]) -> msgspec.json.Decoder[_R]:
+    return msgspec.json.Decoder(kind)
+
+
 def encode(record: Record) -> bytes:
-    """The record as JSON."""
-    return _ENCODER.encode(record)
+    """The record as JSON. A task's older attempts are packed when it would be over `MAX_TASK_BYTES`."""
+    data = _ENCODER.encode(record)
+    if len(data) > MAX_TASK_BYTES and isinstance(record, TaskRecord) and len(record.attempts) > UNPACKED_ATTEMPTS:
+        return _ENCODER.encode(_pack(record))
+    return data
 
 
 def decode(data: bytes, kind: type[_R]) -> _R:
     """The record of `kind`; raises `DataLossError` when the bytes are none."""
     try:
-        return msgspec.json.decode(data, type=kind)
-    except msgspec.DecodeError as error:
+        record: Record = _decoder(kind).decode(data)
+        if isinstance(record, TaskRecord) and record.packed:
+            record = _unpack(record)
+    except (msgspec.DecodeError, zlib.error, ValueError) as error:
         raise DataLossError(f"a {kind.__name__} in etcd cannot be read: {error}") from error
+    return cast(_R, record)
+
+
+def _pack(task: TaskRecord) -> TaskRecord:
+    old, kept = task.attempts[:-UNPACKED_ATTEMPTS], task.attempts[-UNPACKED_ATTEMPTS:]
+    columns = _ENCODER.encode([[getattr(attempt, name) for attempt in old] for name in _COLUMNS])
+    packed = base64.b85encode(zlib.compress(columns, 9)).decode()
+    return msgspec.structs.replace(task, attempts=kept, packed=packed)
+
+
+def _unpack(task: TaskRecord) -> TaskRecord:
+    columns = msgspec.json.decode(zlib.decompress(base64.b85decode(task.packed)), type=_PackedAttempts)
+    rows = zip(*(getattr(columns, name) for name in _COLUMNS), strict=True)
+    old = tuple(AttemptEnd(**dict(zip(_COLUMNS, row, strict=True))) for row in rows)
+    return msgspec.structs.replace(task, attempts=old + task.attempts, packed="")
+
+
+_COLUMNS: Final = _PackedAttempts.__struct_fields__

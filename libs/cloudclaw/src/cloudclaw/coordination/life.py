@@ -1,0 +1,296 @@
+"""The life of a task: what its record says after each step. Pure; `transactions` makes the steps durable.
+
+Every function takes the record as it was read, the writer's wall clock `now` (seconds) and a fresh `op_id`, and
+answers the record to write. Records stay within 8 KiB (`bounds.fit`). A step that the state does not allow raises
+`PreconditionError(reason="WRONG_STATE")`; nothing is written then.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from msgspec.structs import replace
+
+from cloudclaw.coordination.bounds import appended, cut, fit
+from cloudclaw.coordination.records import (
+    AttemptEnd,
+    AttemptState,
+    EndReason,
+    Plan,
+    SnapshotPointer,
+    TaskRecord,
+    TaskState,
+    Transition,
+)
+from cloudclaw.errors import InvalidArgumentError, PreconditionError
+
+MAX_PLAN_BYTES: Final = 2 * 1024
+"""What a plan (labels, in the first place) may take of a record, so that a hundred attempts still find room."""
+
+LOSSES_WITHOUT_PAUSE: Final = 2
+"""So many attempts lost in a row are tried again at once; further ones wait their backoff."""
+
+ALWAYS_RETRYABLE: Final = frozenset({EndReason.NODE_LOST, EndReason.SLOT_FAILED})
+RETRYABLE_BY_DEFAULT: Final = frozenset({EndReason.INTERNAL})
+"""Beyond `ALWAYS_RETRYABLE`, when the plan names no reasons (`RetryPolicy.retry_on`)."""
+
+
+def queued(*, tenant: str, task: str, plan: Plan, now: float, op_id: str, spec_object: str = "") -> TaskRecord:
+    """A task as submitted. `InvalidArgumentError` when its labels are too much for a record."""
+    if len(msgspec.json.encode(plan)) > MAX_PLAN_BYTES:
+        raise InvalidArgumentError("labels take more than about 1.5 KiB in all", field="labels")
+    now = _ms(now)
+    return TaskRecord(
+        tenant=tenant,
+        task=task,
+        plan=plan,
+        created=now,
+        updated=now,
+        queued=now,
+        op_id=op_id,
+        spec_object=spec_object,
+        events=(Transition(time=now, state=TaskState.QUEUED),),
+    )
+
+
+def claimed(task: TaskRecord, node: str, uid: str, base: SnapshotPointer | None, now: float, op_id: str) -> TaskRecord:
+    """The next attempt, on `node`. `base` is the workspace's head now (None: empty, or no workspace).
+
+    The attempt starts from the checkpoint when there is one, else from `base`.
+    """
+    _require(task, TaskState.QUEUED)
+    number = task.attempt + 1
+    start = task.checkpoint or base
+    now = _ms(now)
+    attempt = AttemptEnd(number=number, uid=uid, node=node, started=now, base=start.id if start else "")
+    after = replace(
+        task,
+        state=TaskState.RUNNING,
+        updated=now,
+        op_id=op_id,
+        due=0.0,
+        attempt=number,
+        uid=uid,
+        node=node,
+        base=base,
+        attempts=(*task.attempts, attempt),
+        events=appended(task.events, Transition(time=now, state=TaskState.RUNNING, attempt=number, node=node)),
+    )
+    return fit(after)
+
+
+def unclaimed(task: TaskRecord, now: float, *, op_id: str, message: str = "") -> TaskRecord:
+    """The attempt never started: given back, not counted (rule 9). CANCELED when that was asked for meanwhile."""
+    _require(task, TaskState.RUNNING)
+    after = replace(
+        task,
+        attempt=task.attempt - 1,
+        attempts=task.attempts[:-1],
+        base=task.base if task.attempt > 1 else None,
+    )
+    if task.cancel_requested:
+        return _ended(after, now, TaskState.CANCELED, EndReason.CANCELED, message, op_id)
+    return _moved(after, now, TaskState.QUEUED, None, message, op_id)
+
+
+def checkpointed(task: TaskRecord, now: float, checkpoint: SnapshotPointer, *, op_id: str) -> TaskRecord:
+    """The next attempt will start from `checkpoint`."""
+    _require(task, TaskState.RUNNING)
+    return fit(replace(task, checkpoint=checkpoint, updated=_ms(now), op_id=op_id))
+
+
+def reported(
+    task: TaskRecord,
+    now: float,
+    state: AttemptState,
+    reason: EndReason,
+    message: str = "",
+    *,
+    op_id: str,
+    exit_code: int | None = None,
+    log_end: int = 0,
+    retryable: bool = False,
+    token: int = 0,
+    started: float = 0.0,
+    result: str = "",
+    result_object: str = "",
+) -> TaskRecord:
+    """What the holder's report of the attempt's end makes of the task.
+
+    CANCELED whatever the report says, once that was requested (rule 7). A failure is tried again while attempts are
+    left, when the report says so (`retryable`), its reason always allows it, or the plan names it; then `due` is
+    set. `result` and `result_object` are kept only by a task that ends. `started`: when the sandbox was handed over.
+    """
+    _require(task, TaskState.RUNNING)
+    if state is AttemptState.LOST:
+        return lost(task, now, reason, message, log_end, op_id=op_id, token=token)
+    if state is AttemptState.RUNNING:
+        raise PreconditionError("an attempt that still runs has no end to report", reason="WRONG_STATE")
+    if state is AttemptState.CANCELED and not task.cancel_requested:
+        # Nobody asked for it, so the holder is at fault, not the task.
+        state, reason, retryable = AttemptState.FAILED, EndReason.INTERNAL, True
+        message = message or "canceled by its node without a request"
+    if task.cancel_requested:
+        state, reason = AttemptState.CANCELED, EndReason.CANCELED
+    after = _close(task, now, state, reason, message, exit_code, log_end, token, started)
+    if state is not AttemptState.FAILED:
+        done = TaskState.SUCCEEDED if state is AttemptState.SUCCEEDED else TaskState.CANCELED
+        return _ended(after, now, done, reason, message, op_id, result, result_object)
+    if task.attempt < task.plan.max_attempts and (retryable or _retryable(task.plan, reason)):
+        return _again(after, now, backoff(task.plan, task.attempt), reason, message, op_id)
+    return _ended(after, now, TaskState.FAILED, reason, message, op_id, result, result_object)
+
+
+def lost(
+    task: TaskRecord,
+    now: float,
+    reason: EndReason = EndReason.NODE_LOST,
+    message: str = "",
+    log_end: int = 0,
+    *,
+    op_id: str,
+    token: int = 0,
+) -> TaskRecord:
+    """The holder vanished. Tried again (`due` is set) while attempts are left; CANCELED when that was requested.
+
+    The first two losses in a row wait for nothing; a task that goes on losing its nodes waits its backoff.
+    """
+    _require(task, TaskState.RUNNING)
+    after = _close(task, now, AttemptState.LOST, reason, message, None, log_end, token, 0.0)
+    if task.cancel_requested:
+        return _ended(after, now, TaskState.CANCELED, EndReason.CANCELED, message, op_id)
+    if task.attempt >= task.plan.max_attempts:
+        return _ended(after, now, TaskState.FAILED, reason, message, op_id)
+    beyond = _losses(after) - LOSSES_WITHOUT_PAUSE
+    return _again(after, now, backoff(task.plan, beyond) if beyond > 0 else 0.0, reason, message, op_id)
+
+
+def cancel_requested(task: TaskRecord, now: float, *, op_id: str, message: str = "") -> TaskRecord:
+    """A RUNNING task that is to end CANCELED. One that was asked already is answered as it is."""
+    _require(task, TaskState.RUNNING)
+    if task.cancel_requested:
+        return task
+    return _moved(
+        replace(task, cancel_requested=True), now, TaskState.RUNNING, None, message or "cancel requested", op_id
+    )
+
+
+def canceled(task: TaskRecord, now: float, *, op_id: str, message: str = "") -> TaskRecord:
+    """A QUEUED task (delayed or not) that its user canceled."""
+    _require(task, TaskState.QUEUED)
+    return _ended(task, now, TaskState.CANCELED, EndReason.CANCELED, message, op_id)
+
+
+def failed(task: TaskRecord, now: float, reason: EndReason, message: str = "", *, op_id: str) -> TaskRecord:
+    """A QUEUED task that cannot go on: QUEUE_TIMEOUT, WORKSPACE_GONE and the like."""
+    _require(task, TaskState.QUEUED)
+    return _ended(task, now, TaskState.FAILED, reason, message, op_id)
+
+
+def became_due(task: TaskRecord, now: float, *, op_id: str) -> TaskRecord:
+    """A delayed task enters the queue."""
+    _require(task, TaskState.QUEUED)
+    if not task.due:
+        raise PreconditionError(f"{task.task} is not delayed", subject=task.task, reason="WRONG_STATE")
+    now = _ms(now)
+    return replace(task, due=0.0, queued=now, updated=now, op_id=op_id)
+
+
+def backoff(plan: Plan, failures: int) -> float:
+    """Seconds to wait after the `failures`-th failure (from 1): initial × multiplier^(n − 1), capped."""
+    try:
+        pause = plan.initial_backoff * plan.backoff_multiplier ** (failures - 1)
+    except OverflowError:
+        return plan.max_backoff
+    return min(pause, plan.max_backoff)
+
+
+def _retryable(plan: Plan, reason: EndReason) -> bool:
+    return reason in ALWAYS_RETRYABLE or reason in (plan.retry_on or RETRYABLE_BY_DEFAULT)
+
+
+def _losses(task: TaskRecord) -> int:
+    """Attempts lost in a row, up to the latest."""
+    count = 0
+    for attempt in reversed(task.attempts):
+        if attempt.state is not AttemptState.LOST:
+            break
+        count += 1
+    return count
+
+
+def _close(
+    task: TaskRecord,
+    now: float,
+    state: AttemptState,
+    reason: EndReason,
+    message: str,
+    exit_code: int | None,
+    log_end: int,
+    token: int,
+    started: float,
+) -> TaskRecord:
+    """The current attempt with its end."""
+    current = task.attempts[-1]
+    end = replace(
+        current,
+        state=state,
+        reason=reason,
+        message=cut(message),
+        exit_code=exit_code,
+        log_end=log_end,
+        token=token or current.token,
+        started=_ms(started) or current.started,
+        ended=_ms(now),
+    )
+    return replace(task, attempts=(*task.attempts[:-1], end))
+
+
+def _again(task: TaskRecord, now: float, pause: float, reason: EndReason, message: str, op_id: str) -> TaskRecord:
+    return _moved(replace(task, due=_ms(now + pause)), now, TaskState.QUEUED, reason, message, op_id)
+
+
+def _ended(
+    task: TaskRecord,
+    now: float,
+    state: TaskState,
+    reason: EndReason,
+    message: str,
+    op_id: str,
+    result: str = "",
+    result_object: str = "",
+) -> TaskRecord:
+    after = replace(task, due=0.0, result=result, result_object=result_object)
+    return _moved(after, now, state, reason, message, op_id)
+
+
+def _moved(
+    task: TaskRecord, now: float, state: TaskState, reason: EndReason | None, message: str, op_id: str
+) -> TaskRecord:
+    """`task` in `state`, with the transition that says so."""
+    now = _ms(now)
+    event = Transition(time=now, state=state, attempt=task.attempt, node=task.node, reason=reason, message=cut(message))
+    running = state is TaskState.RUNNING
+    after = replace(
+        task,
+        state=state,
+        updated=now,
+        op_id=op_id,
+        uid=task.uid if running else "",
+        node=task.node if running else "",
+        events=appended(task.events, event),
+    )
+    return fit(after)
+
+
+def _require(task: TaskRecord, state: TaskState) -> None:
+    if task.state is not state:
+        raise PreconditionError(
+            f"{task.task} is {task.state}, and this needs it {state}", subject=task.task, reason="WRONG_STATE"
+        )
+
+
+def _ms(seconds: float) -> float:
+    """To the millisecond: what a record keeps, and what the key of a delayed task says."""
+    return round(seconds, 3)
