@@ -100,7 +100,7 @@ class PoolManagerSettings(ServiceSettings):
     drain_grace: float = Field(
         default=5.0, ge=0, description="seconds that running attempts have to end on SIGTERM, with stop_slots_on_exit"
     )
-    cancel_grace: float = Field(default=2.0, ge=0, description="seconds between SIGTERM and SIGKILL of an ended attempt")
+    cancel_grace: float = Field(default=2.0, ge=0, description="seconds between SIGTERM and SIGKILL of an attempt")
     log_limit: int = Field(default=256 << 20, gt=0, description="bytes of log that one attempt may write")
     cache_bytes: int = Field(default=4 << 30, ge=0, description="bytes of trees kept ready for tasks that come again")
     files_uid: int | None = Field(

@@ -1,0 +1,145 @@
+"""`NodeState` in the node's directory, which one process at a time may own."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from cloudclaw.errors import PreconditionError
+from cloudclaw_pool_manager.ports.state import Started
+
+_log = structlog.get_logger()
+
+
+class _Lease(msgspec.Struct):
+    lease: int
+    incarnation: int
+
+
+class NodeDirectory:
+    """Files below one directory: `lock`, `lease.json`, `term`, `draining` and `attempts/UID`.
+
+    Beside them live `trees/` (workspaces) and `slots/` (backends), which are others' business.
+    """
+
+    def __init__(self, path: Path):
+        """Create the directory where needed, and lock it for as long as this process lives.
+
+        Raises `PreconditionError(reason="NODE_DIR_LOCKED")` when another pool-manager has it.
+        """
+        self.path = path
+        self._attempts = path / "attempts"
+        self._attempts.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(self._lock, 32).decode(errors="replace").strip()
+            os.close(self._lock)
+            raise PreconditionError(
+                f"another pool-manager (process {holder or 'unknown'}) owns {path}; stop it, or give this one a"
+                " directory of its own",
+                subject=str(path),
+                reason="NODE_DIR_LOCKED",
+            ) from error
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def close(self) -> None:
+        """Let another process have the directory."""
+        os.close(self._lock)
+
+    async def lease(self) -> int | None:
+        found = await asyncio.to_thread(self._read_lease)
+        return found.lease if found else None
+
+    async def incarnation(self) -> int:
+        found = await asyncio.to_thread(self._read_lease)
+        return found.incarnation if found else 0
+
+    async def remember_lease(self, lease: int, incarnation: int) -> None:
+        data = msgspec.json.encode(_Lease(lease, incarnation))
+        await asyncio.to_thread(_replace, self.path / "lease.json", data, durable=True)
+
+    async def term(self) -> int:
+        text = await asyncio.to_thread(_read, self.path / "term")
+        return int(text) if text and text.strip().isdigit() else 0
+
+    async def remember_term(self, term: int) -> None:
+        await asyncio.to_thread(_replace, self.path / "term", b"%d\n" % term, durable=True)
+
+    async def draining(self) -> bool:
+        return await asyncio.to_thread(_read, self.path / "draining") is not None
+
+    async def remember_draining(self, draining: bool) -> None:
+        if draining:
+            await asyncio.to_thread(_replace, self.path / "draining", b"", durable=True)
+        else:
+            await asyncio.to_thread((self.path / "draining").unlink, missing_ok=True)
+
+    async def remember_attempt(self, started: Started) -> None:
+        # Written without fsync: it must outlive this process, and after a crash of the machine its sandbox is gone.
+        await asyncio.to_thread(_replace, self._attempts / started.uid, msgspec.msgpack.encode(started), durable=False)
+
+    async def forget_attempt(self, uid: str) -> None:
+        await asyncio.to_thread((self._attempts / uid).unlink, missing_ok=True)
+
+    async def attempts(self) -> Sequence[Started]:
+        return await asyncio.to_thread(self._read_attempts)
+
+    def _read_lease(self) -> _Lease | None:
+        data = _read(self.path / "lease.json")
+        if data is None:
+            return None
+        try:
+            return msgspec.json.decode(data, type=_Lease)
+        except msgspec.DecodeError as error:
+            _log.error("the remembered lease cannot be read; taking a new one", error=str(error))
+            return None
+
+    def _read_attempts(self) -> list[Started]:
+        found = []
+        for path in sorted(self._attempts.iterdir()):
+            if path.suffix == ".new":
+                path.unlink()
+                continue
+            try:
+                found.append(msgspec.msgpack.decode(path.read_bytes(), type=Started))
+            except msgspec.DecodeError as error:
+                _log.error("a remembered attempt cannot be read; dropping it", attempt=path.name, error=str(error))
+                path.unlink()
+        return found
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _replace(path: Path, data: bytes, *, durable: bool) -> None:
+    """Write a file whole or not at all."""
+    new = path.with_name(path.name + ".new")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        if durable:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    new.rename(path)
+    if durable:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -1,0 +1,173 @@
+"""Between the words of `cloudclaw.v1` and the domain's."""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import quote_from_bytes
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from cloudclaw.coordination.records import Mode, SnapshotPointer
+from cloudclaw.errors import InvalidArgumentError
+from cloudclaw.ids import check_name, check_opaque_id
+from cloudclaw.v1 import scheduler_pb2, task_pb2
+from cloudclaw_pool_manager.domain.assignment import AskedLimits, Assignment
+from cloudclaw_pool_manager.domain.attempt import AttemptId, Usage
+from cloudclaw_pool_manager.domain.outcome import FileChange, Outcome, Phase, Verdict
+
+MAX_CHANGES: Final = 10_000
+_RUN_DEFAULT: Final = 3600.0
+_PHASES: Final = {
+    Phase.PREPARING: scheduler_pb2.ATTEMPT_PHASE_PREPARING,
+    Phase.RUNNING: scheduler_pb2.ATTEMPT_PHASE_RUNNING,
+    Phase.FROZEN: scheduler_pb2.ATTEMPT_PHASE_FROZEN,
+    Phase.SAVING: scheduler_pb2.ATTEMPT_PHASE_SAVING,
+    Phase.REPORTING: scheduler_pb2.ATTEMPT_PHASE_REPORTING,
+}
+
+
+def assignment(message: scheduler_pb2.Assignment) -> Assignment:
+    """An assignment as the domain speaks of it. Raises `InvalidArgumentError` for one that cannot be right."""
+    spec = message.spec
+    if message.token <= 0:
+        raise InvalidArgumentError("an assignment needs a token", field="token")
+    uid = check_opaque_id(message.uid, "uid")
+    if "/" in uid or ":" in uid:
+        raise InvalidArgumentError(f"names files, so it holds neither '/' nor ':'; got {uid!r}", field="uid")
+    named = bool(spec.workspace.name)
+    return Assignment(
+        attempt=AttemptId(
+            tenant=check_name(message.tenant, "tenant"),
+            task=check_opaque_id(message.task_id, "task_id"),
+            number=message.attempt,
+            uid=uid,
+            token=message.token,
+        ),
+        pool=spec.pool or "default",
+        runtime=spec.runtime or "command",
+        argv=tuple(spec.argv),
+        prompt=spec.prompt,
+        env=dict(spec.env),
+        session_id=spec.session_id,
+        limits=AskedLimits(
+            cpu_millis=spec.resources.cpu_millis,
+            memory_bytes=spec.resources.memory_bytes,
+            pids=spec.resources.pids,
+            disk_bytes=spec.resources.disk_bytes,
+        ),
+        run_timeout=_seconds(spec.timeouts.run) or _RUN_DEFAULT,
+        silence_timeout=_seconds(spec.timeouts.silence),
+        workspace=spec.workspace.name,
+        mode=_mode(spec.workspace.mode, named),
+        base=pointer(message.base) if message.HasField("base") and message.base.snapshot_id else None,
+        resumes=message.resumes,
+        cancel_requested=message.cancel_requested,
+        raw=message.SerializeToString(),
+    )
+
+
+def parse_assignment(raw: bytes) -> Assignment:
+    """A remembered assignment."""
+    return assignment(scheduler_pb2.Assignment.FromString(raw))
+
+
+def pointer(ref: scheduler_pb2.SnapshotRef) -> SnapshotPointer:
+    """A snapshot as records name it."""
+    return SnapshotPointer(
+        id=ref.snapshot_id, manifest=ref.manifest_digest, parent=ref.parent_id, files=ref.files, bytes=ref.bytes
+    )
+
+
+def running(attempt: AttemptId, phase: Phase, log_end: int, usage: Usage) -> scheduler_pb2.RunningAttempt:
+    """An attempt in a hello or a heartbeat."""
+    return scheduler_pb2.RunningAttempt(
+        tenant=attempt.tenant,
+        task_id=attempt.task,
+        token=attempt.token,
+        uid=attempt.uid,
+        phase=_PHASES[phase],
+        log_end=log_end,
+        resources=scheduler_pb2.ResourceUse(
+            memory_bytes=usage.memory_bytes,
+            memory_peak_bytes=usage.memory_peak_bytes,
+            pids=usage.pids,
+            cpu_seconds=usage.cpu_seconds,
+            disk_bytes=usage.disk_bytes,
+        ),
+    )
+
+
+def report(attempt: AttemptId, outcome: Outcome) -> scheduler_pb2.AttemptReport:
+    """A report, to be repeated until its verdict."""
+    message = scheduler_pb2.AttemptOutcome(
+        state=task_pb2.AttemptState.Value(f"ATTEMPT_STATE_{outcome.state}"),
+        reason=task_pb2.EndReason.Value(f"END_REASON_{outcome.reason}"),
+        message=outcome.message,
+        exit_code=outcome.exit_code,
+        log_end=outcome.log_end,
+        final_message=outcome.final_message,
+        session_id=outcome.session_id,
+        changed_files=[_change(change) for change in outcome.changes[:MAX_CHANGES]],
+        changed_files_truncated=len(outcome.changes) > MAX_CHANGES,
+        prepared=_time(outcome.prepared),
+        started=_time(outcome.started),
+        ended=_time(outcome.ended),
+        retryable=outcome.retryable,
+    )
+    if outcome.snapshot is not None:
+        message.snapshot.CopyFrom(
+            scheduler_pb2.SnapshotRef(
+                snapshot_id=outcome.snapshot.id,
+                manifest_digest=outcome.snapshot.manifest,
+                parent_id=outcome.snapshot.parent,
+                files=outcome.snapshot.files,
+                bytes=outcome.snapshot.bytes,
+            )
+        )
+    return scheduler_pb2.AttemptReport(
+        tenant=attempt.tenant, task_id=attempt.task, token=attempt.token, uid=attempt.uid, outcome=message
+    )
+
+
+def verdict(message: scheduler_pb2.ReportVerdict) -> Verdict | None:
+    """A verdict, or None for one that this version does not know."""
+    try:
+        return Verdict(int(message.verdict))
+    except ValueError:
+        return None
+
+
+def _change(change: FileChange) -> task_pb2.ChangedFile:
+    if change.old_size is None:
+        kind = task_pb2.ChangedFile.CHANGE_ADDED
+    elif change.new_size is None:
+        kind = task_pb2.ChangedFile.CHANGE_REMOVED
+    else:
+        kind = task_pb2.ChangedFile.CHANGE_MODIFIED
+    try:
+        path = change.path.decode()
+    except UnicodeDecodeError:
+        path = quote_from_bytes(change.path)
+    return task_pb2.ChangedFile(path=path, change=kind, old_size=change.old_size or 0, new_size=change.new_size or 0)
+
+
+def _mode(mode: task_pb2.WorkspaceMode, named: bool) -> Mode:
+    if mode == task_pb2.WORKSPACE_MODE_EXCLUSIVE:
+        return Mode.EXCLUSIVE
+    if mode == task_pb2.WORKSPACE_MODE_FORK:
+        return Mode.FORK
+    if mode == task_pb2.WORKSPACE_MODE_UNSPECIFIED and named:
+        return Mode.EXCLUSIVE
+    return Mode.EPHEMERAL
+
+
+def _seconds(duration: Duration) -> float:
+    return float(duration.seconds) + duration.nanos / 1e9
+
+
+def _time(seconds: float) -> Timestamp | None:
+    if not seconds:
+        return None
+    whole = int(seconds)
+    return Timestamp(seconds=whole, nanos=int((seconds - whole) * 1e9))

@@ -1,0 +1,66 @@
+"""What a node is told to run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from cloudclaw.coordination.records import Mode, SnapshotPointer
+from cloudclaw_pool_manager.domain.attempt import AttemptId
+
+
+@dataclass(frozen=True, slots=True)
+class AskedLimits:
+    """Limits that a task asks for; 0 means the template's default."""
+
+    cpu_millis: int = 0
+    memory_bytes: int = 0
+    pids: int = 0
+    disk_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One attempt for this node. Idempotent by its token (design rule 5).
+
+    Attributes:
+        attempt: identity and fencing token.
+        pool: whose slot it needs.
+        runtime, argv, prompt, env, session_id: from the spec, as the tenant sent them.
+        limits: what it asks for.
+        run_timeout: seconds of running, time frozen not counted; 0 for none.
+        silence_timeout: seconds without output, time frozen not counted; 0 for none.
+        workspace: name of the workspace, empty for a fresh tree.
+        mode: how the workspace is used.
+        base: snapshot to start from, None for an empty tree.
+        resumes: `base` is a checkpoint of an earlier attempt.
+        cancel_requested: it was canceled before it got here.
+        raw: the assignment as it arrived, to be remembered across a restart.
+    """
+
+    attempt: AttemptId
+    pool: str = "default"
+    runtime: str = "command"
+    argv: tuple[str, ...] = ()
+    prompt: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    session_id: str = ""
+    limits: AskedLimits = AskedLimits()
+    run_timeout: float = 0.0
+    silence_timeout: float = 0.0
+    workspace: str = ""
+    mode: Mode = Mode.EPHEMERAL
+    base: SnapshotPointer | None = None
+    resumes: bool = False
+    cancel_requested: bool = False
+    raw: bytes = b""
+
+    @property
+    def keeps_files(self) -> bool:
+        """Success leaves a snapshot."""
+        return bool(self.workspace) and self.mode in (Mode.EXCLUSIVE, Mode.FORK)
+
+    @property
+    def snapshot_id(self) -> str:
+        """Name of that snapshot: made of the uid, so that saving again after a crash names the same one."""
+        return "snap-" + self.attempt.uid.rpartition("-")[2]

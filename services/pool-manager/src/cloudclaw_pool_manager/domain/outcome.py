@@ -1,0 +1,98 @@
+"""How an attempt ended, and what its end means."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cloudclaw.coordination.records import AttemptState, EndReason, SnapshotPointer
+from cloudclaw_pool_manager.domain.attempt import Exit, KillReason
+
+
+class Phase(enum.IntEnum):
+    """Phase of an attempt on its node, equal to `cloudclaw.v1.AttemptPhase`."""
+
+    PREPARING = 1
+    RUNNING = 2
+    FROZEN = 3
+    SAVING = 4
+    REPORTING = 5
+
+
+class Verdict(enum.IntEnum):
+    """What the leader did with a report, equal to `cloudclaw.v1.ReportVerdict.Verdict`."""
+
+    COMMITTED = 1
+    FENCED = 2
+    RETRY = 3
+
+
+@dataclass(frozen=True, slots=True)
+class FileChange:
+    """One workspace file that differs from the base; a size is None where the file is absent."""
+
+    path: bytes
+    old_size: int | None
+    new_size: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an attempt leaves behind. Times are wall clock seconds, 0 where it never came so far."""
+
+    state: AttemptState
+    reason: EndReason
+    message: str
+    retryable: bool = False
+    exit_code: int | None = None
+    log_end: int = 0
+    snapshot: SnapshotPointer | None = None
+    final_message: str = ""
+    session_id: str = ""
+    changes: Sequence[FileChange] = ()
+    prepared: float = 0.0
+    started: float = 0.0
+    ended: float = 0.0
+
+
+_KILLED = {
+    KillReason.RUN_TIMEOUT: (EndReason.RUN_TIMEOUT, "ran longer than its run timeout allows"),
+    KillReason.SILENCE_TIMEOUT: (EndReason.SILENCE_TIMEOUT, "wrote no output for longer than its silence timeout"),
+    KillReason.MEMORY_LIMIT: (EndReason.MEMORY_LIMIT, "reached its memory limit"),
+    KillReason.PIDS_LIMIT: (EndReason.PIDS_LIMIT, "reached its limit of processes and threads"),
+    KillReason.DISK_LIMIT: (EndReason.DISK_LIMIT, "reached its disk limit"),
+    KillReason.LOG_LIMIT: (EndReason.LOG_LIMIT, "wrote more output than a log may hold"),
+    KillReason.FENCED: (EndReason.NODE_LOST, "its node lost the lease on it"),
+    KillReason.ORPHANED: (EndReason.NODE_LOST, "stayed frozen without a manager for too long"),
+}
+
+
+def of_kill(exit: Exit) -> Outcome | None:
+    """The outcome of an attempt that CloudClaw or the kernel ended; None when it ended by itself.
+
+    A kernel's kill for memory counts only when the task did not cope with it: what ends well is not the
+    limit's doing.
+    """
+    if exit.killed is KillReason.CANCELED:
+        return _ended(exit, AttemptState.CANCELED, EndReason.CANCELED, "canceled by its user")
+    if exit.killed is not KillReason.NONE:
+        reason, message = _KILLED[exit.killed]
+        return _ended(exit, AttemptState.FAILED, reason, message, retryable=reason is EndReason.NODE_LOST)
+    if exit.oom_killed and exit.code:
+        reason, message = _KILLED[KillReason.MEMORY_LIMIT]
+        return _ended(exit, AttemptState.FAILED, reason, message)
+    return None
+
+
+def _ended(exit: Exit, state: AttemptState, reason: EndReason, message: str, *, retryable: bool = False) -> Outcome:
+    return Outcome(
+        state=state,
+        reason=reason,
+        message=message,
+        retryable=retryable,
+        exit_code=exit.code,
+        log_end=exit.log_end,
+        started=exit.started,
+        ended=exit.ended,
+    )
