@@ -161,11 +161,13 @@ class KeyValue(Protocol):
         revision: int = 0,
         newest_first: bool = False,
         keys_only: bool = False,
+        created_before: int = 0,
     ) -> RangeResult:
         """Keys that begin with `prefix`, by key, after `start_after`, at `revision` (0: now).
 
-        `newest_first` sorts by create revision, falling. `limit` 0 means all; the adapter pages. Raises
-        `CompactedError`.
+        `newest_first` sorts by create revision, falling; `created_before` keeps keys of a lower create revision
+        only (0: all), which is how a newest-first list is paged. `limit` 0 means all; the adapter pages. Raises
+        `CompactedError`, and `OutOfRangeError` for a revision still to come.
         """
         ...
 

@@ -1,0 +1,167 @@
+"""Transactions on workspaces, for the workspace service and its users."""
+
+from __future__ import annotations
+
+from cloudclaw.coordination import keys
+from cloudclaw.coordination.port import Absent, CreateIs, Delete, Entry, Exists, LeaseLostError, ModIs, Put, Write
+from cloudclaw.coordination.records import (
+    SnapshotPointer,
+    SnapshotRecord,
+    WorkspaceRecord,
+    WriterRecord,
+    decode,
+    encode,
+)
+from cloudclaw.coordination.transactions.store import Found, Store, found, writer_value
+from cloudclaw.coordination.transactions.types import Versioned
+from cloudclaw.errors import (
+    AbortedError,
+    AlreadyExistsError,
+    FencedError,
+    NotFoundError,
+    PreconditionError,
+    UnavailableError,
+)
+
+DELETES_PER_TRANSACTION = 100
+
+
+class WorkspaceTransactions(Store):
+    """Create, write by a user's operation, delete."""
+
+    async def create_workspace(
+        self, tenant: str, record: WorkspaceRecord, *, snapshot: SnapshotPointer | None = None
+    ) -> Versioned[WorkspaceRecord]:
+        """A new workspace, with a snapshot key for its head when forked. `AlreadyExistsError`."""
+        key = keys.workspace(tenant, record.name)
+        writes: list[Write] = [Put(key, encode(record))]
+        if snapshot is not None:
+            writes.append(_snapshot_put(tenant, record, snapshot))
+        try:
+            result = await self._kv.txn([Absent(key)], writes, read_on_failure=[key])
+        except UnavailableError:
+            entry = await self._kv.get(key)
+            if entry is None:
+                raise
+        else:
+            if result.succeeded:
+                return Versioned(record, result.revision, result.revision)
+            entry = found(result).get(key)
+        if entry is not None and decode(entry.value, WorkspaceRecord).op_id == record.op_id:
+            return _version(entry)
+        raise AlreadyExistsError(f"workspace {record.name!r} exists", reason="WORKSPACE_EXISTS")
+
+    async def get_workspace(self, tenant: str, name: str) -> Versioned[WorkspaceRecord] | None:
+        """The workspace now."""
+        entry = await self._kv.get(keys.workspace(tenant, name))
+        return None if entry is None else _version(entry)
+
+    async def acquire_writer(self, tenant: str, workspace: str, operation: str, lease: int) -> int:
+        """Take the writer key for a user's operation (`user:<operation>`), on a lease so that a crash frees it.
+
+        Answers the key's create revision (its fencing token). `AbortedError(reason="WRITER_BUSY")` naming the
+        holder; `NotFoundError` when there is no such workspace; `FencedError` when `lease` is gone.
+        """
+        writer, name = keys.writer(tenant, workspace), keys.workspace(tenant, workspace)
+        value = writer_value(f"user:{operation}")
+        try:
+            result = await self._kv.txn(
+                [Absent(writer), Exists(name)], [Put(writer, value, lease)], read_on_failure=[writer, name]
+            )
+        except LeaseLostError as error:
+            raise FencedError("the operation's lease is gone", reason="LEASE_LOST") from error
+        except UnavailableError:
+            held = await self._kv.get(writer)
+            if held is None or held.value != value:
+                raise
+            return held.create_revision
+        if result.succeeded:
+            return result.revision
+        there = found(result)
+        if writer in there and there[writer].value == value and there[writer].lease == lease:
+            return there[writer].create_revision
+        if name not in there:
+            raise NotFoundError(f"no workspace {workspace!r}", metadata={"workspace": workspace})
+        raise _busy(workspace, there.get(writer))
+
+    async def commit_workspace(
+        self,
+        tenant: str,
+        workspace: Versioned[WorkspaceRecord],
+        after: WorkspaceRecord,
+        snapshot: SnapshotPointer,
+        writer_token: int,
+    ) -> Versioned[WorkspaceRecord]:
+        """A user's write: new head, snapshot key, − writer. Guards: workspace unchanged (`AbortedError`); writer key
+        with this create revision (`FencedError`)."""
+        key, writer = keys.workspace(tenant, after.name), keys.writer(tenant, after.name)
+        try:
+            result = await self._kv.txn(
+                [ModIs(key, workspace.mod_revision), CreateIs(writer, writer_token)],
+                [Put(key, encode(after)), _snapshot_put(tenant, after, snapshot), Delete(writer)],
+                read_on_failure=[key, writer],
+            )
+        except UnavailableError:
+            entry = await self._kv.get(key)
+            if entry is None or entry.mod_revision == workspace.mod_revision:
+                raise
+            there: Found = {key: entry}
+        else:
+            if result.succeeded:
+                return Versioned(after, workspace.create_revision, result.revision)
+            there = found(result)
+        if key in there and decode(there[key].value, WorkspaceRecord).op_id == after.op_id:
+            return _version(there[key])
+        if writer not in there or there[writer].create_revision != writer_token:
+            raise FencedError(f"the operation no longer owns workspace {after.name!r}")
+        raise AbortedError(f"workspace {after.name!r} changed meanwhile; read it again")
+
+    async def release_writer(self, tenant: str, workspace: str, writer_token: int) -> None:
+        """Give the writer key back without a commit; one that is not ours any more is left alone."""
+        writer = keys.writer(tenant, workspace)
+        await self._kv.txn([CreateIs(writer, writer_token)], [Delete(writer)])
+
+    async def delete_workspace(self, tenant: str, workspace: Versioned[WorkspaceRecord]) -> None:
+        """Remove the workspace and its snapshot keys. Guards: workspace unchanged (`AbortedError`); writer absent
+        (`PreconditionError(reason="WRITER_BUSY")`). Over 100 snapshots: the workspace first, then the rest."""
+        name = workspace.record.name
+        key, writer = keys.workspace(tenant, name), keys.writer(tenant, name)
+        held = await self._kv.range(keys.snapshot(tenant, name, ""), keys_only=True)
+        snapshots = [entry.key for entry in held.entries]
+        first, rest = snapshots[: DELETES_PER_TRANSACTION - 1], snapshots[DELETES_PER_TRANSACTION - 1 :]
+        try:
+            result = await self._kv.txn(
+                [ModIs(key, workspace.mod_revision), Absent(writer)],
+                [Delete(key), *map(Delete, first)],
+                read_on_failure=[key, writer],
+            )
+        except UnavailableError:
+            if await self._kv.get(key) is not None:
+                raise
+        else:
+            there = found(result)
+            if not result.succeeded and key in there:
+                if writer in there:
+                    busy = _busy(name, there[writer])
+                    raise PreconditionError(busy.message, subject=name, reason="WRITER_BUSY")
+                raise AbortedError(f"workspace {name!r} changed meanwhile; read it again")
+        for begin in range(0, len(rest), DELETES_PER_TRANSACTION):
+            # Guarded, so that a workspace made anew under this name keeps what it has.
+            await self._kv.txn([Absent(key)], [Delete(key) for key in rest[begin : begin + DELETES_PER_TRANSACTION]])
+
+
+def _version(entry: Entry) -> Versioned[WorkspaceRecord]:
+    return Versioned(decode(entry.value, WorkspaceRecord), entry.create_revision, entry.mod_revision)
+
+
+def _snapshot_put(tenant: str, workspace: WorkspaceRecord, snapshot: SnapshotPointer) -> Put:
+    record = SnapshotRecord(pointer=snapshot, created=workspace.updated)
+    return Put(keys.snapshot(tenant, workspace.name, snapshot.id), encode(record))
+
+
+def _busy(workspace: str, held: Entry | None) -> AbortedError:
+    # `held` is None when the holder left between the refusal and now.
+    holder = decode(held.value, WriterRecord).holder if held is not None else "somebody who just left"
+    return AbortedError(
+        f"workspace {workspace!r} is held by {holder}", reason="WRITER_BUSY", metadata={"holder": holder}
+    )
