@@ -1,0 +1,1 @@
+"""What happens around every call: one small class each, put in order by `cloudclaw.rpc.server`."""
