@@ -203,7 +203,7 @@ class Stack:
 
     def mint(self, tenant: str, *roles: str) -> str:
         """A token for `tenant`, signed with the stack's development key."""
-        return Minter.from_file(self.directory / "keys" / "dev.key").mint(
+        return Minter(self.directory / "keys" / "dev.key").mint(
             tenant, roles=roles or ("user",), ttl=3600.0, subject=f"test:{tenant}"
         )
 

@@ -24,7 +24,7 @@ class Components:
     def __init__(self, options: DevOptions, directory: DevDirectory) -> None:
         self._options = options
         self._directory = directory
-        self._minter = Minter.from_file(directory.key)
+        self._minter = Minter(directory.key)
         self._node_token = directory.path / "keys" / "node.token"
         ports = Ports(options.base_port)
         self.endpoints = {"scheduler": ports.address(0), "workspace": ports.address(2)}

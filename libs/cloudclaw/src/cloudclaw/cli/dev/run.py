@@ -15,8 +15,8 @@ from cloudclaw.cli.dev.children import Child, ChildGaveUpError, ChildSpec, say
 from cloudclaw.cli.dev.components import Components
 from cloudclaw.cli.dev.options import DevDirectory, DevOptions
 from cloudclaw.errors import CloudClawError, PreconditionError
-from cloudclaw.rpc.auth import write_key
 from cloudclaw.rpc.channel import open_channel
+from cloudclaw.rpc.keys import write_development_key
 from cloudclaw.v1 import scheduler_pb2, scheduler_pb2_grpc
 
 READY_SECONDS = 90.0
@@ -38,7 +38,7 @@ async def run_dev(options: DevOptions) -> int:
     directory = DevDirectory(options.directory)
     try:
         if not directory.key.exists():
-            write_key(directory.key)
+            write_development_key(directory.key)
         return await _Dev(options, directory, Components(options, directory)).run()
     finally:
         directory.close()
