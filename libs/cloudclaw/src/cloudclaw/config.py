@@ -24,6 +24,10 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 S = TypeVar("S", bound="ServiceSettings")
 
 
+CLIENT_VARIABLES = frozenset({"CLAW_WORKSPACE_ENDPOINT"})
+"""Variables of the command line that happen to begin with a service's prefix."""
+
+
 class ConfigurationError(Exception):
     """The configuration was refused; the message has one line for each problem, naming field and variable."""
 
@@ -76,11 +80,18 @@ class ObjectSettings(Group):
 
     url: str = Field(
         default="",
-        description="file:///DIR for a local folder, s3+http://HOST:PORT/BUCKET or s3+https://… for an S3 server",
+        description="file:///DIR for a local folder, s3://BUCKET?endpoint=HOST:PORT&region=R&tls=true for an S3 server",
     )
     access_key: str = Field(default="", repr=False, description="S3 access key")
     secret_key: str = Field(default="", repr=False, description="S3 secret key")
     ca: Path | None = Field(default=None, description="PEM certificates that the S3 server's own is checked against")
+    cert: Path | None = Field(default=None, description="PEM client certificate (mutual TLS)")
+    key: Path | None = Field(default=None, description="PEM key of that certificate")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        _both_or_neither(self.cert, self.key)
+        return self
 
 
 class AuthSettings(Group):
@@ -252,7 +263,7 @@ def _merge_environment(
     if not prefix:
         return
     known = {environment_name(cls, path): (path, field) for path, field in fields(cls)}
-    for variable in sorted(v for v in environ if v.startswith(prefix)):
+    for variable in sorted(v for v in environ if v.startswith(prefix) and v not in CLIENT_VARIABLES):
         if variable not in known:
             close = difflib.get_close_matches(variable, known, n=1)
             problems.append(f"{variable}: no such setting" + (f"; did you mean {close[0]}?" if close else ""))
