@@ -158,20 +158,19 @@ class Timeline:
         self.close()
         say("What happened")
         names = {task.id: f"{task.tenant.name}/{task.what}" for task in tasks}
-        for when, text, task in sorted(self.lines, key=lambda line: line[0]):
-            line = text or self._describe(names.get(task["task_id"], task["task_id"]), task)
+        for when, text, change in sorted(self.lines, key=lambda line: line[0]):
+            line = text or self._describe(names.get(change["task_id"], change["task_id"]), change)
             print(f"  {when - self.start:6.2f} s  {line}")
-        moved = [(t, t.get()) for t in tasks]
-        for task, record in moved:
-            attempts = record.get("attempts", [])
+        for task in tasks:
+            attempts = task.get().get("attempts", [])
             if len(attempts) > 1:
                 taken = next(
                     w for w, _, r in self.lines
                     if r.get("task_id") == task.id and len(r.get("attempts", [])) == 2 and r["state"].endswith("RUNNING")
                 )  # fmt: skip
                 print(
-                    f"  {task.tenant.name}/{task.what} was lost with {victim.node}; {attempts[1]['node']} took over "
-                    f"{taken - victim.time:.1f} s after the kill"
+                    f"  {task.tenant.name}/{task.what} was lost with {victim.node}; "
+                    f"{attempts[1]['node']} took over {taken - victim.time:.1f} s after the kill"
                 )
 
     def _read(self, watcher: subprocess.Popen[str]) -> None:
