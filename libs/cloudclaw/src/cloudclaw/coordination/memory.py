@@ -140,7 +140,7 @@ class MemoryKeyValue:
         if newest_first:
             entries.sort(key=lambda entry: -entry.create_revision)
         more = bool(limit) and len(entries) > limit
-        return RangeResult(entries[:limit] if limit else entries, self._revision, more)
+        return RangeResult(entries[:limit] if limit else entries, revision or self._revision, more)
 
     async def txn(
         self, guards: Sequence[Guard], writes: Sequence[Write], *, read_on_failure: Sequence[str] = ()

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -177,9 +177,9 @@ class KeyValue(Protocol):
         """All `writes` if all `guards` hold, else none of them. Sent once, never retried."""
         ...
 
-    def watch(self, prefix: str, after_revision: int) -> AsyncIterator[WatchBatch]:
+    def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[WatchBatch, None]:
         """Every change of keys under `prefix` after `after_revision`, in order, each once, through any
-        number of reconnects. Raises `CompactedError`; never ends otherwise."""
+        number of reconnects. Raises `CompactedError`; never ends otherwise. Close it (`contextlib.aclosing`)."""
         ...
 
     async def grant(self, ttl: int) -> int:
