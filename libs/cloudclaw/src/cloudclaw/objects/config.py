@@ -22,12 +22,12 @@ def open_objects(settings: ObjectSettings) -> ObjectStore:
     - `memory:` – gone with the process
     - `file:///absolute/path` – a directory, created when missing
     - `s3://bucket?endpoint=host:port&region=us-east-1&tls=true` – `endpoint` is required; `region` and
-      `tls` have these defaults. Credentials are
-      `settings.access_key` and `secret_key`, never ambient ones. Nothing is connected yet: the bucket is
-      created, where it is absent, by the first call.
+      `tls` have these defaults. Credentials are `settings.access_key` and `secret_key`, never ambient ones.
+      Nothing is connected yet: the bucket is created, where it is absent, by the first call.
 
-    Raises `InvalidArgumentError(field="url")` for anything else, credentials in the URL included, and
-    `UnavailableError` when the directory cannot be used.
+    Raises `InvalidArgumentError(field="url")` for anything else, credentials in the URL included, the same with
+    `field="objects"` for keys or certificates that cannot be used, and `UnavailableError` when the directory
+    cannot be used.
     """
     parts = urlsplit(settings.url)
     if "@" in parts.netloc:

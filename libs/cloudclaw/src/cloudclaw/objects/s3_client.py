@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from xml.etree.ElementTree import Element, SubElement, tostring
@@ -21,7 +21,14 @@ from minio.datatypes import Object
 from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 from urllib3.response import BaseHTTPResponse
 
-from cloudclaw.errors import CloudClawError, NotFoundError, OutOfRangeError, QuotaExceededError, UnavailableError
+from cloudclaw.errors import (
+    CloudClawError,
+    InvalidArgumentError,
+    NotFoundError,
+    OutOfRangeError,
+    QuotaExceededError,
+    UnavailableError,
+)
 
 _FULL: Final = {
     "XMinioStorageFull",
@@ -51,7 +58,7 @@ class S3Endpoint:
     endpoint: str
     region: str = "us-east-1"
     access_key: str | None = None
-    secret_key: str | None = None
+    secret_key: str | None = field(default=None, repr=False)
     tls: bool = True
     ca_file: Path | None = None
     cert_file: Path | None = None
@@ -59,7 +66,10 @@ class S3Endpoint:
 
 
 class S3Client:
-    """One bucket of one server. Thread-safe; every method blocks and raises the port's errors."""
+    """One bucket of one server. Thread-safe; every method blocks and raises the port's errors.
+
+    Making one reads the certificates: `InvalidArgumentError(field="objects")` when they cannot be used.
+    """
 
     def __init__(self, where: S3Endpoint, *, connections: int, connect_timeout: float, read_timeout: float):
         self._bucket = where.bucket
@@ -220,7 +230,11 @@ def _from_s3(error: S3Error, name: str) -> CloudClawError:
 
 
 def _ssl_context(where: S3Endpoint) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=where.ca_file)
-    if where.cert_file is not None:
-        context.load_cert_chain(where.cert_file, where.key_file)
+    try:
+        context = ssl.create_default_context(cafile=where.ca_file)
+        if where.cert_file is not None:
+            context.load_cert_chain(where.cert_file, where.key_file)
+    except (OSError, ssl.SSLError) as error:
+        files = ", ".join(str(path) for path in (where.ca_file, where.cert_file, where.key_file) if path)
+        raise InvalidArgumentError(f"cannot use the certificates {files}: {error}", field="objects") from error
     return context
