@@ -5,8 +5,24 @@ All times are boot times of this machine. Nothing here compares clocks of two ma
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Final
 
+import structlog
+
+from cloudclaw.clock import Clock
+from cloudclaw.coordination.transactions import Token
+from cloudclaw.errors import UnavailableError
+from cloudclaw_pool_manager.app.attempts import AttemptRunner
+from cloudclaw_pool_manager.domain.outcome import Phase
+from cloudclaw_pool_manager.ports.backend import Slot, SlotFailedError
+
+_log = structlog.get_logger()
+
+PUSH_INTERVAL: Final = 0.5
+USAGE_EVERY: Final = 4
+"""Pushes from one measurement of an attempt's resources to the next."""
 GRACE_MARGIN: Final = 0.5
 """A sandbox stops this much before the leader's grace ends."""
 TTL_MARGIN: Final = 1.0
@@ -78,3 +94,69 @@ class Contact:
     def deadline(self) -> float:
         """Boot time until which sandboxes may run; in the past when contact was lost."""
         return min(self._contact + self.grace - GRACE_MARGIN, self._renewal + self.ttl - TTL_MARGIN)
+
+
+class Fencing:
+    """Keeps every supervisor's deadline at what `Contact` allows, and thaws what froze for want of it.
+
+    Speaking to a supervisor also tells it that a manager is there, so while etcd is away frozen sandboxes wait
+    instead of being killed as orphans.
+    """
+
+    def __init__(
+        self,
+        node: str,
+        *,
+        clock: Clock,
+        runners: Callable[[], list[AttemptRunner]],
+        deadline: Callable[[], float],
+        owns: Callable[[Token, str], Awaitable[bool]],
+    ):
+        self._node = node
+        self._clock = clock
+        self._runners = runners
+        self._deadline = deadline
+        self._owns = owns
+        self._busy: set[str] = set()
+        self._round = 0
+
+    async def run(self) -> None:
+        """Until cancelled. One supervisor that answers late holds up no other."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                now = self._clock.boottime()
+                for runner in self._runners():
+                    runner.tick(now)
+                    slot = runner.live_slot
+                    if slot is not None and runner.attempt.uid not in self._busy:
+                        self._busy.add(runner.attempt.uid)
+                        group.create_task(self._guide(runner, slot))
+                self._round += 1
+                await self._clock.sleep(PUSH_INTERVAL)
+
+    async def _guide(self, runner: AttemptRunner, slot: Slot) -> None:
+        try:
+            await self.guide(runner, slot)
+        except SlotFailedError as error:
+            runner.sick(slot, str(error))
+        finally:
+            self._busy.discard(runner.attempt.uid)
+
+    async def guide(self, runner: AttemptRunner, slot: Slot) -> None:
+        """Push the deadline to one attempt; thaw or kill it when it is frozen and contact is back."""
+        uid = runner.attempt.uid
+        if runner.phase is Phase.FROZEN and self._deadline() > self._clock.boottime() + PUSH_INTERVAL:
+            attempt = runner.attempt
+            try:
+                owned = await self._owns(Token(self._node, attempt.tenant, attempt.task, attempt.token), uid)
+            except UnavailableError as error:
+                _log.info("a frozen attempt waits: its token cannot be read", attempt=uid, error=error.message)
+            else:
+                if owned:
+                    await slot.thaw(uid, self._deadline())
+                    return
+                runner.fence("its lease key is gone")
+                return
+        await slot.set_deadline(uid, self._deadline())
+        if self._round % USAGE_EVERY == 1:
+            runner.usage = await slot.usage(uid)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 from urllib.parse import quote_from_bytes
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cloudclaw.coordination.records import Mode, SnapshotPointer
@@ -17,6 +19,8 @@ from cloudclaw_pool_manager.domain.attempt import AttemptId, Usage
 from cloudclaw_pool_manager.domain.outcome import FileChange, Outcome, Phase, Verdict
 
 MAX_CHANGES: Final = 10_000
+MAX_CHANGES_BYTES: Final = 1 << 20
+"""Of their paths together, so that a report fits into a message."""
 _RUN_DEFAULT: Final = 3600.0
 _PHASES: Final = {
     Phase.PREPARING: scheduler_pb2.ATTEMPT_PHASE_PREPARING,
@@ -68,8 +72,12 @@ def assignment(message: scheduler_pb2.Assignment) -> Assignment:
 
 
 def parse_assignment(raw: bytes) -> Assignment:
-    """A remembered assignment."""
-    return assignment(scheduler_pb2.Assignment.FromString(raw))
+    """A remembered assignment. Raises `InvalidArgumentError` when it cannot be read."""
+    try:
+        message = scheduler_pb2.Assignment.FromString(raw)
+    except DecodeError as error:
+        raise InvalidArgumentError(str(error), field="assignment") from error
+    return assignment(message)
 
 
 def pointer(ref: scheduler_pb2.SnapshotRef) -> SnapshotPointer:
@@ -100,16 +108,17 @@ def running(attempt: AttemptId, phase: Phase, log_end: int, usage: Usage) -> sch
 
 def report(attempt: AttemptId, outcome: Outcome) -> scheduler_pb2.AttemptReport:
     """A report, to be repeated until its verdict."""
+    changes = _changes(outcome.changes)
     message = scheduler_pb2.AttemptOutcome(
-        state=task_pb2.AttemptState.Value(f"ATTEMPT_STATE_{outcome.state}"),
-        reason=task_pb2.EndReason.Value(f"END_REASON_{outcome.reason}"),
+        state=f"ATTEMPT_STATE_{outcome.state}",
+        reason=f"END_REASON_{outcome.reason}",
         message=outcome.message,
         exit_code=outcome.exit_code,
         log_end=outcome.log_end,
         final_message=outcome.final_message,
         session_id=outcome.session_id,
-        changed_files=[_change(change) for change in outcome.changes[:MAX_CHANGES]],
-        changed_files_truncated=len(outcome.changes) > MAX_CHANGES,
+        changed_files=changes,
+        changed_files_truncated=len(outcome.changes) > len(changes),
         prepared=_time(outcome.prepared),
         started=_time(outcome.started),
         ended=_time(outcome.ended),
@@ -136,6 +145,18 @@ def verdict(message: scheduler_pb2.ReportVerdict) -> Verdict | None:
         return Verdict(int(message.verdict))
     except ValueError:
         return None
+
+
+def _changes(changes: Sequence[FileChange]) -> list[task_pb2.ChangedFile]:
+    """The first changes, as many as a report may carry."""
+    kept: list[task_pb2.ChangedFile] = []
+    room = MAX_CHANGES_BYTES
+    for change in changes[:MAX_CHANGES]:
+        room -= len(change.path)
+        if room < 0:
+            break
+        kept.append(_change(change))
+    return kept
 
 
 def _change(change: FileChange) -> task_pb2.ChangedFile:

@@ -41,7 +41,7 @@ class SlotEntry:
     """One slot number and what is there now.
 
     Attributes:
-        gone: set while no process of the slot can be alive.
+        gone: set once no process of the present slot can be alive; a new one with every slot.
         since: wall clock seconds of the last change of state.
         served: attempts that ended in the present slot.
         failures: in a row.
@@ -116,7 +116,7 @@ class SlotPool:
                 await self._adapter.destroy(slot)
                 continue
             entry.slot = slot
-            entry.gone.clear()
+            entry.gone = asyncio.Event()
             entry.sandbox_ready = status.sandbox_ready
             self._set(entry, SlotState.IDLE if status.phase is SlotPhase.IDLE else SlotState.ASSIGNED)
             adopted.append((entry, status))
@@ -156,7 +156,7 @@ class SlotPool:
         """Put the runner of an adopted attempt into its slot."""
         self._assign(entry, occupant)
 
-    async def give_back(self, entry: SlotEntry) -> None:
+    def give_back(self, entry: SlotEntry) -> None:
         """After `Slot.release`: the slot is clean."""
         entry.occupant = None
         entry.served += 1
@@ -165,10 +165,12 @@ class SlotPool:
             entry.retire.set()
         self._offer(entry)
 
-    async def replace(self, entry: SlotEntry, message: str) -> None:
-        """The slot is sick: destroy it, and return when its processes are gone. Another one follows by itself."""
-        self._fail(entry, message)
-        await entry.gone.wait()
+    async def replace(self, entry: SlotEntry, slot: Slot, message: str) -> None:
+        """`slot` of `entry` is sick: destroy it, and return when its processes are gone. Another follows by itself."""
+        if entry.slot is slot:
+            gone = entry.gone
+            self._fail(entry, message)
+            await gone.wait()
 
     async def discard(self, entry: SlotEntry) -> None:
         """As `replace`, for an adopted slot before `run`."""
@@ -232,7 +234,7 @@ class SlotPool:
             entry.retire.clear()
 
     async def _provision(self, entry: SlotEntry) -> bool:
-        entry.gone.clear()
+        entry.gone = asyncio.Event()
         try:
             entry.slot = await self._adapter.provision(entry.number)
         except (SlotFailedError, OSError) as error:

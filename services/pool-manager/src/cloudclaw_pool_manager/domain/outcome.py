@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cloudclaw.coordination.records import AttemptState, EndReason, SnapshotPointer
 from cloudclaw_pool_manager.domain.attempt import Exit, KillReason
@@ -95,4 +95,25 @@ def _ended(exit: Exit, state: AttemptState, reason: EndReason, message: str, *, 
         log_end=exit.log_end,
         started=exit.started,
         ended=exit.ended,
+    )
+
+
+def failed(reason: EndReason, message: str, *, now: float, prepared: float = 0.0, retryable: bool = False) -> Outcome:
+    """An attempt that failed for a reason other than its program's own end."""
+    return Outcome(AttemptState.FAILED, reason, message, retryable=retryable, prepared=prepared, ended=now)
+
+
+def canceled(*, now: float, prepared: float = 0.0) -> Outcome:
+    """An attempt that was canceled before its program started, or with its slot."""
+    return Outcome(AttemptState.CANCELED, EndReason.CANCELED, "canceled by its user", prepared=prepared, ended=now)
+
+
+def unsaved(outcome: Outcome, message: str, *, retryable: bool) -> Outcome:
+    """A success whose files could not be kept, which is none."""
+    return replace(
+        outcome,
+        state=AttemptState.FAILED,
+        reason=EndReason.SNAPSHOT_FAILED,
+        message=message,
+        retryable=retryable,
     )

@@ -1,0 +1,404 @@
+"""One attempt on this node, from its assignment to the leader's verdict.
+
+    PREPARING ──► RUNNING ◄──► FROZEN
+        │            │            │
+        │            ▼            │
+        │         SAVING ◄────────┘      only when success leaves a snapshot
+        │            │
+        └──────► REPORTING ──► verdict
+
+The slot is held from PREPARING to the verdict, so that a manager that crashes anywhere finds either a supervisor that
+knows the attempt or nothing at all. A fence (lost lease, kill by the leader) leads from everywhere to the end: the
+processes are killed, nothing is reported, nothing is kept. Steps are not cancelled half-way; each looks at the fence
+when it is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import replace
+
+import structlog
+
+from cloudclaw.coordination.records import AttemptState, EndReason, SnapshotPointer
+from cloudclaw.errors import CloudClawError, InvalidArgumentError
+from cloudclaw.snapshots.port import Tree
+from cloudclaw_pool_manager.app.delivery import Delivery
+from cloudclaw_pool_manager.app.logs import ShippedLog
+from cloudclaw_pool_manager.app.runner import Surroundings, judged, launch_of, limits_of, worth_retrying
+from cloudclaw_pool_manager.app.slots import SlotEntry
+from cloudclaw_pool_manager.domain.assignment import Assignment
+from cloudclaw_pool_manager.domain.attempt import Exit, KillReason, Usage
+from cloudclaw_pool_manager.domain.outcome import (
+    FileChange,
+    Outcome,
+    Phase,
+    Verdict,
+    canceled,
+    failed,
+    of_kill,
+    unsaved,
+)
+from cloudclaw_pool_manager.domain.timers import RunTimers
+from cloudclaw_pool_manager.ports.backend import FencedIncarnationError, Slot, SlotFailedError, SlotPhase, SlotStatus
+from cloudclaw_pool_manager.ports.runtime import RuntimeAdapter
+from cloudclaw_pool_manager.ports.state import Started
+
+_log = structlog.get_logger()
+
+
+class _FencedError(Exception):
+    """The attempt is not this node's any more."""
+
+
+class _RejectedError(Exception):
+    """It cannot be started here, and was not."""
+
+
+class AttemptRunner:
+    """Runs one attempt. Exactly one of `run`, `resume` and `report_lost` is awaited, once.
+
+    Attributes:
+        phase: where it is.
+        delivery: its report, and the leader's verdict.
+        usage: resources as last measured.
+        processes_gone: set while no process of the attempt can be alive.
+    """
+
+    def __init__(self, assignment: Assignment, around: Surroundings):
+        self.assignment = assignment
+        self.attempt = assignment.attempt
+        self.phase = Phase.PREPARING
+        self.usage = Usage()
+        self.processes_gone = asyncio.Event()
+        self.processes_gone.set()
+        self._around = around
+        self._template = around.templates.get(assignment.pool)
+        self._arrived = around.clock.boottime()
+        self._prepared = 0.0
+        self._entry: SlotEntry | None = None
+        self._held: Slot | None = None
+        self._tree: Tree | None = None
+        self._log: ShippedLog | None = None
+        self._timers: RunTimers | None = None
+        self._wake = asyncio.Event()
+        self._fence = asyncio.Event()
+        self._fence_reason = ""
+        self._cancel = assignment.cancel_requested
+        self._stop = KillReason.NONE
+        self._exit: Exit | None = None
+        self._slot_failure: str | None = None
+        self.delivery = Delivery(self.attempt, around.link, around.clock, self._fence)
+
+    # -- what others see and ask for; nothing here blocks --
+
+    @property
+    def log_end(self) -> int:
+        """Bytes of log so far."""
+        return self._log.available if self._log else 0
+
+    @property
+    def live_slot(self) -> Slot | None:
+        """Its slot while the program may run, for deadlines and measurements."""
+        if self.phase in (Phase.RUNNING, Phase.FROZEN) and self._exit is None and self._slot_failure is None:
+            return self._held
+        return None
+
+    def cancel(self) -> None:
+        """Its user wants it to end. Once its processes are gone the leader knows what to make of any report."""
+        self._cancel = True
+        self._end(KillReason.CANCELED)
+
+    def fence(self, why: str) -> None:
+        """It is not ours any more: kill it, publish nothing."""
+        if not self._fence.is_set():
+            self._fence_reason = why
+            self._stop = KillReason.FENCED
+            self._fence.set()
+            self._wake.set()
+
+    def tick(self, now: float) -> None:
+        """Look at the clock (boot time): run and silence timeouts."""
+        if self._timers is not None and self.phase is Phase.RUNNING and (due := self._timers.due(now)):
+            self._end(due)
+
+    def sick(self, slot: Slot, message: str) -> None:
+        """A call to `slot` failed while it ran this attempt."""
+        if self.live_slot is slot and self._entry is not None and self._template is not None:
+            self._template.slots.recycle(self._entry, message)
+
+    def on_status(self, status: SlotStatus) -> None:
+        if status.attempt is None or status.attempt.uid != self.attempt.uid:
+            return
+        if self._log is not None and status.phase is not SlotPhase.EXITED:
+            self._log.grown(status.log_end)
+        if self._timers is not None:
+            self._timers.output(status.last_output)
+        if status.exit is not None:
+            self._exited(status.exit)
+        elif status.phase is SlotPhase.FROZEN and self.phase in (Phase.PREPARING, Phase.RUNNING):
+            if self._timers is not None:
+                self._timers.freeze(self._around.clock.boottime())
+            self._around.metrics.freezes.labels(self.assignment.pool).inc()
+            self._enter(Phase.FROZEN)
+        elif status.phase is SlotPhase.RUNNING and self.phase in (Phase.PREPARING, Phase.FROZEN):
+            if self._timers is not None:
+                self._timers.thaw(self._around.clock.boottime())
+            self._enter(Phase.RUNNING)
+
+    def on_slot_failed(self, message: str) -> None:
+        self._slot_failure = message
+        self._wake.set()
+
+    # -- the three ways in --
+
+    async def run(self) -> None:
+        """A new assignment."""
+        await self._conclude(self._start())
+
+    async def resume(self, entry: SlotEntry, status: SlotStatus, started: Started) -> None:
+        """An attempt that an earlier manager left in `entry`, which it occupies already."""
+        self._entry, self._held = entry, entry.occupied()
+        await self._conclude(self._adopt(status, started))
+
+    async def report_lost(self, message: str) -> None:
+        """An attempt that an earlier manager had, and whose slot is gone with everything in it."""
+        await self._conclude(self._lost(message))
+
+    # -- steps --
+
+    async def _conclude(self, work: Awaitable[Outcome]) -> None:
+        committed: SnapshotPointer | None = None
+        reason = "FENCED"
+        with structlog.contextvars.bound_contextvars(
+            tenant=self.attempt.tenant, task=self.attempt.task, attempt=self.attempt.uid
+        ):
+            try:
+                outcome = await self._guard(work)
+                reason = outcome.reason
+                await self._deliver(outcome)
+                committed = outcome.snapshot
+            except _FencedError:
+                _log.warning("attempt fenced", why=self._fence_reason)
+            except _RejectedError as error:
+                reason = "REJECTED"
+                _log.warning("attempt rejected", why=str(error))
+                self._around.link.reject(self.attempt, str(error))
+            await self._clean_up(committed)
+        self._around.metrics.attempts.labels(self.assignment.pool, reason).inc()
+
+    async def _guard(self, work: Awaitable[Outcome]) -> Outcome:
+        """The outcome of `work`, whatever breaks; when it is there, no process is left."""
+        try:
+            return await work
+        except (_FencedError, _RejectedError, FencedIncarnationError):
+            raise
+        except SlotFailedError as error:
+            return await self._slot_broke(str(error))
+        except Exception as error:  # noqa: BLE001 - a fault of ours or of a runtime fails its attempt, not the node
+            _log.exception("attempt failed by a fault")
+            if not self.processes_gone.is_set():
+                await self._slot_broke(str(error))
+            return self._failed(EndReason.INTERNAL, f"a fault of the pool-manager: {error!r}", retryable=True)
+
+    async def _start(self) -> Outcome:
+        around, assignment, template = self._around, self.assignment, self._template
+        if template is None:
+            raise _RejectedError(f"this node has no pool {assignment.pool!r}")
+        self._entry = await template.slots.take(self, around.slot_wait)
+        if self._entry is None:
+            raise _RejectedError(f"no slot of pool {assignment.pool!r} came free within {around.slot_wait:g} s")
+        self._held = slot = self._entry.occupied()
+        self._prepared = around.clock.wall()
+        try:
+            launch = launch_of(template, assignment)
+        except InvalidArgumentError as error:
+            return self._failed(EndReason.START_FAILED, error.message)
+        if self._halted():
+            return self._canceled()
+        try:
+            self._tree = await around.workspaces.checkout(self.attempt.tenant, assignment.base, self.attempt.uid)
+        except (CloudClawError, OSError) as error:
+            _log.warning("no workspace", error=str(error))
+            message = f"the workspace could not be prepared: {error}"
+            return self._failed(EndReason.WORKSPACE_FAILED, message, retryable=worth_retrying(error))
+        if self._halted():
+            return self._canceled()
+        now = around.clock.boottime()
+        await around.state.remember_attempt(
+            Started(
+                uid=self.attempt.uid,
+                assignment=assignment.raw,
+                pool=assignment.pool,
+                slot=self._entry.name,
+                pid=slot.pid,
+                prepared=self._prepared,
+                boottime=now,
+            )
+        )
+        if self._halted():
+            return self._canceled()
+        self._watch(now)
+        self._log = around.shipper.open(self.attempt, slot)
+        self.processes_gone.clear()
+        limits = limits_of(assignment, template.limits)
+        await slot.start(self.attempt, launch, limits, self._tree.path, around.deadline())
+        started = around.clock.boottime()
+        around.metrics.sandbox_seconds.labels(assignment.pool).observe(started - now)
+        around.metrics.start_seconds.labels(assignment.pool).observe(started - self._arrived)
+        if self.phase is Phase.PREPARING:
+            self._enter(Phase.RUNNING)
+        if self._cancel:
+            self.cancel()
+        return await self._attend()
+
+    async def _adopt(self, status: SlotStatus, started: Started) -> Outcome:
+        self._prepared = started.prepared
+        self._watch(started.boottime)
+        self._log = self._around.shipper.open(self.attempt, self._slot)
+        if status.phase is not SlotPhase.EXITED:
+            self.processes_gone.clear()
+        self.phase = Phase.RUNNING
+        self.on_status(status)
+        self._tree = await self._around.workspaces.reopen(self.attempt.tenant, self.assignment.base, self.attempt.uid)
+        if self._cancel:
+            self.cancel()
+        return await self._attend()
+
+    async def _lost(self, message: str) -> Outcome:
+        return self._failed(EndReason.SLOT_FAILED, message, retryable=True)
+
+    async def _attend(self) -> Outcome:
+        """While the program runs: until it has ended, whoever ended it."""
+        while True:
+            if self._slot_failure is not None:
+                raise SlotFailedError(self._slot_failure)
+            if self._exit is not None:
+                return await self._judge(self._exit)
+            if self._stop is not KillReason.NONE:
+                grace = (
+                    0.0 if self._stop is KillReason.FENCED or self.phase is Phase.FROZEN else self._around.cancel_grace
+                )
+                self._exited(await self._slot.stop(self.attempt.uid, self._stop, grace))
+                continue
+            await self._wake.wait()
+            self._wake.clear()
+
+    async def _judge(self, exit: Exit) -> Outcome:
+        if self._fence.is_set():
+            raise _FencedError
+        outcome = of_kill(exit) or judged(self._runtime, self.assignment, exit)
+        outcome = replace(outcome, prepared=self._prepared)
+        if outcome.state is AttemptState.SUCCEEDED and self.assignment.keeps_files:
+            self._enter(Phase.SAVING)
+            outcome = await self._save(outcome)
+        return outcome
+
+    async def _save(self, outcome: Outcome) -> Outcome:
+        around = self._around
+        if self._tree is None:
+            return unsaved(outcome, "the workspace's tree vanished while the attempt ran", retryable=True)
+        begun = around.clock.boottime()
+        try:
+            stored = await around.workspaces.snapshot(self.attempt.tenant, self._tree, self.assignment.snapshot_id)
+        except (CloudClawError, OSError) as error:
+            _log.warning("no snapshot", error=str(error))
+            return unsaved(outcome, f"the files could not be kept: {error}", retryable=worth_retrying(error))
+        around.metrics.snapshot_seconds.observe(around.clock.boottime() - begun)
+        changes = tuple(FileChange(change.path, change.old_size, change.new_size) for change in stored.changes)
+        return replace(outcome, snapshot=stored.pointer, changes=changes)
+
+    async def _deliver(self, outcome: Outcome) -> None:
+        """Returns once the leader has committed it. Raises `_FencedError` when it will not."""
+        if self._log is not None:
+            await self.delivery.log_sent(self._log)
+        self._enter(Phase.REPORTING)
+        if await self.delivery.run(outcome, self._log) is not Verdict.COMMITTED:
+            self.fence("the leader says so")
+            raise _FencedError
+
+    async def _slot_broke(self, message: str) -> Outcome:
+        """The slot failed. Nothing is reported before its processes are gone: another attempt may start at once."""
+        await self._replace_slot(message)
+        self.processes_gone.set()
+        if self._log is not None:
+            self._log.ended(None)
+        if self._fence.is_set():
+            raise _FencedError
+        if self._cancel:
+            return self._canceled()
+        return self._failed(EndReason.SLOT_FAILED, f"the slot failed: {message}", retryable=True)
+
+    async def _clean_up(self, committed: SnapshotPointer | None) -> None:
+        if self._log is not None:
+            self._around.shipper.close(self._log)
+        if self._slot_failure is None and self._entry is not None and self._template is not None:
+            try:
+                if self._timers is not None:
+                    await self._slot.release(self.attempt.uid)
+                self._template.slots.give_back(self._entry)
+            except SlotFailedError as error:
+                await self._replace_slot(str(error))
+        if self._tree is not None:
+            try:
+                await self._around.workspaces.release(self.attempt.tenant, self._tree, committed)
+            except (CloudClawError, OSError) as error:
+                _log.error("a tree was left behind; the next start removes it", error=str(error))
+        await self._around.state.forget_attempt(self.attempt.uid)
+
+    # -- small parts --
+
+    @property
+    def _slot(self) -> Slot:
+        if self._held is None or self._slot_failure is not None:
+            raise SlotFailedError(self._slot_failure or "the attempt has no slot")
+        return self._held
+
+    @property
+    def _runtime(self) -> RuntimeAdapter:
+        if self._template is None:
+            raise LookupError(f"this node has no pool {self.assignment.pool!r} any more")
+        return self._template.runtimes[self.assignment.runtime]
+
+    async def _replace_slot(self, message: str) -> None:
+        """Its slot is no longer its business, once no process is left in it."""
+        if self._entry is not None and self._held is not None and self._template is not None:
+            self._slot_failure = message
+            await self._template.slots.replace(self._entry, self._held, message)
+
+    def _watch(self, started: float) -> None:
+        self._timers = RunTimers(started, self.assignment.run_timeout, self.assignment.silence_timeout)
+
+    def _enter(self, phase: Phase) -> None:
+        if self.phase is not phase:
+            self.phase = phase
+            self._around.link.changed()
+
+    def _end(self, reason: KillReason) -> None:
+        if self._stop is KillReason.NONE and self.phase in (Phase.RUNNING, Phase.FROZEN):
+            self._stop = reason
+            self._wake.set()
+
+    def _exited(self, exit: Exit) -> None:
+        if self._exit is None:
+            self._exit = exit
+            self.processes_gone.set()
+            if self._log is not None:
+                self._log.ended(exit.log_end)
+            self._wake.set()
+
+    def _halted(self) -> bool:
+        """Canceled before it was started; raises when fenced."""
+        if self._fence.is_set():
+            raise _FencedError
+        if self._slot_failure is not None:
+            raise SlotFailedError(self._slot_failure)
+        return self._cancel
+
+    def _canceled(self) -> Outcome:
+        return canceled(now=self._around.clock.wall(), prepared=self._prepared)
+
+    def _failed(self, reason: EndReason, message: str, *, retryable: bool = False) -> Outcome:
+        now = self._around.clock.wall()
+        return failed(reason, message, now=now, prepared=self._prepared, retryable=retryable)

@@ -1,0 +1,143 @@
+"""What runners of attempts share, and what they tell the link to the leader."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from cloudclaw.clock import Clock
+from cloudclaw.coordination.records import AttemptState, EndReason
+from cloudclaw.errors import CloudClawError, InvalidArgumentError, UnavailableError
+from cloudclaw.snapshots.port import WorkspaceManager
+from cloudclaw.v1.scheduler_pb2 import AttemptReport
+from cloudclaw_pool_manager.app.logs import LogShipper
+from cloudclaw_pool_manager.app.metrics import NodeMetrics
+from cloudclaw_pool_manager.app.slots import SlotPool
+from cloudclaw_pool_manager.domain.assignment import Assignment
+from cloudclaw_pool_manager.domain.attempt import AttemptId, Exit, Launch, Limits
+from cloudclaw_pool_manager.domain.outcome import Outcome
+from cloudclaw_pool_manager.ports.runtime import RunRequest, RuntimeAdapter
+from cloudclaw_pool_manager.ports.state import NodeState
+
+_ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OWN: Final = "CLAW_"
+
+
+class Link(Protocol):
+    """The way to the leader. Nothing of it blocks; what cannot be sent now is sent after the next connect."""
+
+    def changed(self) -> None:
+        """Something that heartbeats carry is different."""
+        ...
+
+    def report(self, report: AttemptReport) -> None:
+        """Send a report now, if there is a leader; the table repeats it."""
+        ...
+
+    def reject(self, attempt: AttemptId, message: str) -> None:
+        """Tell the leader that this attempt was never started here."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """One pool of this node: its slots, what an attempt gets by default, and the runtimes it offers."""
+
+    slots: SlotPool
+    limits: Limits
+    runtimes: Mapping[str, RuntimeAdapter]
+    backend: str = "bubblewrap"
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """All that a runner needs beside its assignment.
+
+    Attributes:
+        deadline: the present self-fencing deadline (boot time).
+        cancel_grace: seconds between SIGTERM and SIGKILL.
+        slot_wait: seconds that an assignment waits for a slot.
+    """
+
+    clock: Clock
+    state: NodeState
+    workspaces: WorkspaceManager
+    templates: Mapping[str, Template]
+    shipper: LogShipper
+    metrics: NodeMetrics
+    link: Link
+    deadline: Callable[[], float]
+    cancel_grace: float = 2.0
+    slot_wait: float = 10.0
+
+
+def run_request(assignment: Assignment) -> RunRequest:
+    """What the runtime is told. The tenant's environment can neither set nor shadow `CLAW_` names."""
+    attempt = assignment.attempt
+    env = {
+        name: value
+        for name, value in assignment.env.items()
+        if _ENV_NAME.fullmatch(name) and not name.startswith(_OWN) and "\0" not in value
+    }
+    return RunRequest(
+        argv=assignment.argv,
+        prompt=assignment.prompt,
+        env=env,
+        session_id=assignment.session_id,
+        resumes=assignment.resumes,
+        identity={
+            "CLAW_TASK_ID": attempt.task,
+            "CLAW_ATTEMPT": str(attempt.number),
+            "CLAW_TENANT": attempt.tenant,
+        },
+    )
+
+
+def limits_of(assignment: Assignment, defaults: Limits) -> Limits:
+    """The limits of an attempt: what it asked for, the template's where it did not."""
+    asked = assignment.limits
+    return Limits(
+        cpu_millis=asked.cpu_millis or defaults.cpu_millis,
+        memory_bytes=asked.memory_bytes or defaults.memory_bytes,
+        pids=asked.pids or defaults.pids,
+        disk_bytes=asked.disk_bytes or defaults.disk_bytes,
+        file_bytes=min(defaults.file_bytes, asked.disk_bytes or defaults.file_bytes),
+        tmp_bytes=defaults.tmp_bytes,
+    )
+
+
+def launch_of(template: Template, assignment: Assignment) -> Launch:
+    """The command line of an attempt. Raises `InvalidArgumentError` when the pool or the runtime cannot run it."""
+    runtime = template.runtimes.get(assignment.runtime)
+    if runtime is None:
+        offered = ", ".join(sorted(template.runtimes)) or "none"
+        raise InvalidArgumentError(
+            f"pool {assignment.pool!r} offers {offered} here, not {assignment.runtime!r}",
+            field="spec.runtime",
+        )
+    runtime.validate(assignment.argv, assignment.prompt)
+    return runtime.launch(run_request(assignment))
+
+
+def judged(runtime: RuntimeAdapter, assignment: Assignment, exit: Exit) -> Outcome:
+    """What the runtime makes of a program's own end."""
+    verdict = runtime.judge(run_request(assignment), exit)
+    return Outcome(
+        state=AttemptState.SUCCEEDED if verdict.succeeded else AttemptState.FAILED,
+        reason=EndReason(verdict.reason),
+        message=verdict.message,
+        retryable=verdict.retryable,
+        exit_code=exit.code,
+        log_end=exit.log_end,
+        final_message=verdict.final_message,
+        session_id=verdict.session_id,
+        started=exit.started,
+        ended=exit.ended,
+    )
+
+
+def worth_retrying(error: CloudClawError | OSError) -> bool:
+    """Another attempt helps when the store was out of reach, or when it was this host's disk."""
+    return isinstance(error, (UnavailableError, OSError))
