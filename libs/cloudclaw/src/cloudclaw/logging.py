@@ -31,7 +31,7 @@ def configure(settings: LogSettings, service: str) -> None:
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
         _bind(service),
     ]
     render: list[Processor] = (

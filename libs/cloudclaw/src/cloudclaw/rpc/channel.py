@@ -22,8 +22,9 @@ _OPTIONS: Final = (
     ("grpc.max_send_message_length", MAX_MESSAGE),
     # A service that was restarted is found again within half a second; gRPC's default is minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
+    # In spite of its name this is how long one attempt to connect may take, TLS included.
+    ("grpc.min_reconnect_backoff_ms", 5000),
     # A peer whose machine vanished is noticed after two plus two seconds.
     ("grpc.keepalive_time_ms", 2000),
     ("grpc.keepalive_timeout_ms", 2000),
@@ -176,16 +177,19 @@ class _SingleCall(_Call):
 
 
 class _StreamCall(_Call):
-    """A call with a stream of responses; leaving the iteration early ends it."""
+    """A call with a stream of responses. Leaving the iteration early does not end it; `cancel` does."""
 
-    async def __aiter__(self) -> AsyncIterator[Any]:
-        try:
-            async for response in self._inner:
-                yield response
-        except grpc.aio.AioRpcError as e:
-            raise from_rpc_error(e) from e
-        finally:
-            self._inner.cancel()
+    def __init__(self, inner: Any):
+        super().__init__(inner)
+        self._responses: AsyncIterator[Any] | None = None
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._responses is None:
+            self._responses = self._inner.__aiter__()
+        return await self._translated(self._responses.__anext__())
 
     async def read(self) -> Any:
         """The next response, `grpc.aio.EOF` after the last."""

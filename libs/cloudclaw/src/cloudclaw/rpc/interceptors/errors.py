@@ -7,7 +7,7 @@ import asyncio
 import grpc
 import structlog
 
-from cloudclaw.errors import CloudClawError
+from cloudclaw.errors import CloudClawError, UnimplementedError
 from cloudclaw.ids import new_id
 from cloudclaw.rpc.call import Call
 from cloudclaw.rpc.errors import to_wire
@@ -45,6 +45,8 @@ def _domain_error(error: Exception) -> CloudClawError | None:
     """The domain error that `error` is, or that all branches of a `TaskGroup` ended with."""
     if isinstance(error, CloudClawError):
         return error
+    if isinstance(error, NotImplementedError):
+        return UnimplementedError("part of the API, and not served yet")
     if isinstance(error, ExceptionGroup):
         found = [_domain_error(branch) for branch in error.exceptions]
         return found[0] if all(branch is not None for branch in found) else None
