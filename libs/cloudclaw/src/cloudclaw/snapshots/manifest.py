@@ -1,0 +1,204 @@
+"""Manifests: what a snapshot holds, in a form that any language can read.
+
+The object `tenants/{tenant}/manifests/{digest}` is one zstd frame of JSON lines, UTF-8, each ended by a line feed;
+`digest` is the hex SHA-256 of the object as stored. The first line is the header:
+
+    {"format": "cloudclaw.manifest", "version": 1, "entries": 3, "files": 1, "bytes": 6, "packs": ["tenants/…"]}
+
+with the number of lines that follow, of regular files among them and the sum of their sizes, and the names of all
+packs in use. Then one line for each path, in the order of the paths' bytes, so that a parent precedes its children:
+
+    {"path": "workspace/a.txt", "type": "file", "size": 6, "mode": 420, "mtime_ns": 0, "sha256": "…",
+     "blobs": [[0, 512, 19, 6, "…"]]}
+    {"path": "workspace/b", "type": "link", "mtime_ns": 0, "target": "a.txt"}
+
+`path` and `target` have `%XX` for each byte that is not part of valid UTF-8, and `%25` for `%`. `mode` holds
+permission bits only. A file's content is its blobs one after another (all but the last of `packs.CHUNK` bytes), each
+`[index into packs, offset there, stored bytes, bytes, SHA-256]`; a stored blob is one zstd frame. An empty file has
+no blob.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+import zstandard
+
+from cloudclaw.errors import CloudClawError, DataLossError
+from cloudclaw.snapshots.port import HOME, WORKSPACE, FileEntry, FileType
+from cloudclaw.snapshots.safe import check_path, show
+
+FORMAT: Final = "cloudclaw.manifest"
+VERSION: Final = 1
+MAX_BYTES: Final = 512 << 20
+"""Of a manifest, decompressed: more than 100,000 entries with the longest paths allowed."""
+
+_TOPS: Final = (WORKSPACE.encode(), HOME.encode())
+_HEX: Final = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Where up to `packs.CHUNK` bytes of content are stored; `digest` is the hex SHA-256 of the content."""
+
+    pack: str
+    offset: int
+    stored: int
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One path, and where its content is."""
+
+    entry: FileEntry
+    blobs: tuple[Blob, ...] = ()
+
+
+class Manifest:
+    """The decoded content of one snapshot.
+
+    Attributes:
+        items: by path.
+        files: number of regular files.
+        bytes: sum of their sizes.
+    """
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self.items: Sequence[Item] = sorted(items, key=_path)
+        self.files = sum(item.entry.type is FileType.REGULAR for item in self.items)
+        self.bytes = sum(item.entry.size for item in self.items)
+        self._by_path: dict[bytes, Item] = {item.entry.path: item for item in self.items}
+
+    def get(self, path: bytes) -> Item | None:
+        """The item at `path`."""
+        return self._by_path.get(path)
+
+    def blobs(self) -> dict[str, Blob]:
+        """All stored content by digest."""
+        return {blob.digest: blob for item in self.items for blob in item.blobs}
+
+
+class _Header(msgspec.Struct, frozen=True, kw_only=True):
+    format: str
+    version: int
+    entries: int
+    files: int
+    bytes: int
+    packs: list[str]
+
+
+class _Blob(msgspec.Struct, frozen=True, array_like=True):
+    pack: int
+    offset: int
+    stored: int
+    size: int
+    digest: str
+
+
+class _Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    path: str
+    type: FileType
+    size: int = 0
+    mode: int = 0
+    mtime_ns: int = 0
+    sha256: str = ""
+    target: str = ""
+    blobs: tuple[_Blob, ...] = ()
+
+
+def _path(item: Item) -> bytes:
+    return item.entry.path
+
+
+def encode(manifest: Manifest) -> tuple[bytes, str]:
+    """The object's bytes, and their digest."""
+    packs: dict[str, int] = {}
+    lines = []
+    for item in manifest.items:
+        entry = item.entry
+        blobs = tuple(
+            _Blob(packs.setdefault(b.pack, len(packs)), b.offset, b.stored, b.size, b.digest) for b in item.blobs
+        )
+        lines.append(
+            _Line(
+                path=_escape(entry.path),
+                type=entry.type,
+                size=entry.size,
+                mode=entry.mode,
+                mtime_ns=entry.mtime_ns,
+                sha256=entry.digest,
+                target=_escape(entry.target),
+                blobs=blobs,
+            )
+        )
+    header = _Header(
+        format=FORMAT,
+        version=VERSION,
+        entries=len(lines),
+        files=manifest.files,
+        bytes=manifest.bytes,
+        packs=list(packs),
+    )
+    text = msgspec.json.Encoder().encode_lines([header, *lines])
+    data = zstandard.ZstdCompressor(level=3).compress(text)
+    return data, hashlib.sha256(data).hexdigest()
+
+
+def decode(data: bytes, digest: str, name: str) -> Manifest:
+    """The manifest of the object `name`. Raises `DataLossError` naming it when it is not what `digest` says."""
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise DataLossError(f"manifest {name} does not match its digest: {len(data)} bytes came back")
+    try:
+        size = zstandard.get_frame_parameters(data).content_size
+        if size > MAX_BYTES:
+            raise DataLossError(f"manifest {name} is larger than any can be")
+        head, _, rest = zstandard.ZstdDecompressor().decompress(data).partition(b"\n")
+        header = msgspec.json.decode(head, type=_Header)
+        if header.format != FORMAT or header.version != VERSION:
+            raise DataLossError(f"manifest {name} has format {header.format} {header.version}, which is not known here")
+        manifest = Manifest(_item(line, header.packs) for line in _LINES.decode_lines(rest))
+    except (zstandard.ZstdError, msgspec.DecodeError, ValueError, IndexError) as error:
+        raise DataLossError(f"manifest {name} cannot be read: {error}") from error
+    except CloudClawError as error:
+        if isinstance(error, DataLossError):
+            raise
+        raise DataLossError(f"manifest {name} holds a path that no tree may hold: {error.message}") from error
+    if (header.entries, header.files, header.bytes) != (len(manifest.items), manifest.files, manifest.bytes):
+        raise DataLossError(f"manifest {name} holds other entries than its header says")
+    return manifest
+
+
+_LINES: Final = msgspec.json.Decoder(_Line)
+
+
+def _item(line: _Line, packs: Sequence[str]) -> Item:
+    path = check_path(unquote_to_bytes(line.path), limit=4096 + 16)
+    if path.split(b"/", 1)[0] not in _TOPS:
+        raise ValueError(f"{line.path!r} is in neither of the top directories")
+    blobs = tuple(Blob(packs[b.pack], b.offset, b.stored, b.size, b.digest) for b in line.blobs)
+    if sum(blob.size for blob in blobs) != line.size or any(b.pack < 0 or b.stored <= 0 for b in line.blobs):
+        raise ValueError(f"{line.path!r} has blobs that do not make up its size")
+    if line.type is FileType.REGULAR and not _HEX.fullmatch(line.sha256):
+        raise ValueError(f"{line.path!r} has no digest")
+    entry = FileEntry(
+        path=path,
+        type=line.type,
+        size=line.size,
+        mode=line.mode & 0o777,
+        mtime_ns=line.mtime_ns,
+        digest=line.sha256,
+        target=unquote_to_bytes(line.target),
+    )
+    return Item(entry, blobs)
+
+
+def _escape(path: bytes) -> str:
+    return show(path.replace(b"%", b"%25"))
