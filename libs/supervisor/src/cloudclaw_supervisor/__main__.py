@@ -1,0 +1,83 @@
+"""Start of a supervisor: read the configuration, drop privileges, listen, go to the background.
+
+The process that the manager started ends with code 0 when the supervisor listens; the supervisor is its
+child, in a session of its own, and outlives the manager.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+
+from cloudclaw_supervisor import linux, protocol
+from cloudclaw_supervisor.config import Config
+from cloudclaw_supervisor.supervisor import Supervisor
+
+_STAGES = ("/mnt", "/srv", "/media", "/opt", "/tmp")
+
+
+def stage(config: Config) -> str:
+    """Bind the slot's skeleton and the extra directories where the slot's uid reaches them.
+
+    Runs as root in mounts of the supervisor's own, so that neither the node's directory nor a
+    template's extra directories need to be open to other users. Returns the path of the skeleton.
+    """
+    stage_dir = next(path for path in _STAGES if os.path.isdir(path))
+    linux.private_mounts()
+    # Opened before the skeleton covers `stage_dir`, in case a source lies there.
+    sources = [(os.open(source, os.O_PATH), target) for source, target in config.extra]
+    linux.mount(f"{config.directory}/box", stage_dir, linux.MS_BIND | linux.MS_REC)
+    for fd, target in sources:
+        path = stage_dir + target
+        linux.mount(f"/proc/self/fd/{fd}", path, linux.MS_BIND | linux.MS_REC)
+        read_only = linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
+        linux.mount("", path, read_only)
+        os.close(fd)
+    return stage_dir
+
+
+def drop_privileges(uid: int) -> None:
+    """Become `uid` for good, with the gid of the same number and no other group."""
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+
+
+def main() -> None:
+    """Entry point."""
+    config = Config(json.load(sys.stdin))
+    os.umask(0o077)
+    os.chdir(f"{config.directory}/ctl")
+    root = f"{config.directory}/box"
+    for procs in config.enter:
+        with open(procs, "w") as file:
+            file.write("0")
+    if config.uid is not None:
+        if config.stage:
+            root = stage(config)
+        drop_privileges(config.uid)
+    os.mkdir(protocol.SPOOL, 0o700)
+    # Bound by a name relative to the present directory: a socket's path is limited to 107 bytes.
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    listener.bind(protocol.SOCKET)
+    listener.listen(8)
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    if linux.AVAILABLE:
+        linux.set_child_subreaper()
+        linux.set_no_new_privs()
+    if config.lock_fd >= 0:
+        os.set_inheritable(config.lock_fd, False)
+    Supervisor(config, root, listener).run()
+
+
+if __name__ == "__main__":
+    main()

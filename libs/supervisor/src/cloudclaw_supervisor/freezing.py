@@ -1,0 +1,91 @@
+"""Stopping all processes of a sandbox, by the kernel's freezer or by SIGSTOP."""
+
+from __future__ import annotations
+
+import signal
+
+from cloudclaw_supervisor import processes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cloudclaw_supervisor.cgroup import Groups
+    from cloudclaw_supervisor.loop import Loop, Timer
+    from cloudclaw_supervisor.sandbox import Sandbox
+
+_LOOK_AGAIN = 0.0005
+
+
+class Freezer:
+    """Freezes one sandbox and says when it stands still.
+
+    With a cgroup the kernel stops everything, fork storms included. Without one SIGSTOP is sent round
+    after round until a round finds every process stopped and no new one.
+    """
+
+    def __init__(self, loop: Loop, groups: Groups, sandbox: Sandbox):
+        self._loop = loop
+        self._groups = groups
+        self._sandbox = sandbox
+        self._timer: Timer | None = None
+        self._callbacks: list[Callable[[], None]] = []
+        self.engaged = False
+        """A freeze was asked for and not taken back."""
+        self.done = False
+        """Everything stands still."""
+
+    def freeze(self, on_done: Callable[[], None]) -> None:
+        """Start freezing. `on_done` is called when everything stands still, or when a thaw or the
+        sandbox's end made that pointless."""
+        self._callbacks.append(on_done)
+        if not self.engaged:
+            self.engaged = True
+            if self._groups.freezer:
+                self._groups.freeze()
+        if self._timer is None:
+            self._look()
+
+    def thaw(self) -> None:
+        """Let everything go on."""
+        if not self.engaged:
+            return
+        self.engaged = self.done = False
+        if self._groups.freezer:
+            self._groups.thaw()
+        else:
+            processes.send(self._sandbox.inside(), signal.SIGCONT)
+        self._finish()
+
+    def kill(self) -> None:
+        """End the sandbox, frozen or not."""
+        self._sandbox.kill()
+        if self.engaged and self._groups.freezer and not self._groups.kills_frozen:
+            # The v1 freezer holds back even SIGKILL; with the signal pending a thawed process runs
+            # no more instruction of its own.
+            self._groups.thaw()
+
+    def reset(self) -> None:
+        """After the sandbox's end: leave the group thawed for the next one."""
+        if self.engaged and self._groups.freezer:
+            self._groups.thaw()
+        self._finish()
+
+    def _look(self) -> None:
+        self._timer = None
+        if self._groups.freezer:
+            self.done = self._groups.frozen()
+        else:
+            self.done = processes.stop_all(self._sandbox.pid)
+        if self.done:
+            self._finish()
+        else:
+            self._timer = self._loop.call_in(_LOOK_AGAIN, self._look)
+
+    def _finish(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        callbacks, self._callbacks = self._callbacks, []
+        for call in callbacks:
+            call()

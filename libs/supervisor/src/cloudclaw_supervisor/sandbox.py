@@ -1,0 +1,176 @@
+"""One sandbox: bubblewrap with a shell in it that waits for its script, and the pipes to it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import selectors
+import signal
+
+from cloudclaw_supervisor import command, linux, processes, script
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cloudclaw_supervisor.cgroup import Groups
+    from cloudclaw_supervisor.loop import Loop
+
+_FIRST_FREE_FD = 32
+
+
+class Sandbox:
+    """A started bubblewrap. The owner is told through the callbacks it sets.
+
+    Args:
+        loop: serves the pipes.
+        bwrap: path of bubblewrap.
+        options: as `command.options` makes them.
+        seccomp_fd: memory file with the filter.
+        lock_fd: the slot's lock; held open by the sandbox's first process, so that the slot stays
+            locked until that is gone, or -1.
+        groups: control groups to enter.
+        open_files: `RLIMIT_NOFILE`.
+
+    Attributes:
+        pid: of bubblewrap itself, outside.
+        tmp_bytes: what its owner built it with.
+        status: what the first process said.
+        stdout, stderr: read ends of the task's output.
+        on_ready: called when the first process runs.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        bwrap: str,
+        options: bytes,
+        seccomp_fd: int,
+        lock_fd: int,
+        groups: Groups,
+        open_files: int,
+        on_ready: Callable[[], None],
+    ):
+        self._loop = loop
+        self._pending: dict[int, memoryview] = {}
+        self.status = script.StatusLines()
+        self.on_ready = on_ready
+        args_fd = os.memfd_create("bwrap-args")
+        os.write(args_fd, options)
+        script_read, self._script = os.pipe()
+        self.stdout, stdout = os.pipe()
+        self._status, status = os.pipe()
+        stdin, self._stdin = os.pipe()
+        self.stderr, stderr = os.pipe()
+        inherited = [script_read, stdout, status, stdin, stderr, lock_fd, args_fd, seccomp_fd]
+        self.pid = os.fork()
+        if self.pid == 0:
+            _exec(bwrap, inherited, groups, open_files)
+        for fd in (script_read, stdout, status, stdin, stderr, args_fd):
+            os.close(fd)
+        for fd in (self._script, self._stdin, self.stdout, self.stderr, self._status):
+            os.set_blocking(fd, False)
+        loop.watch(self._status, selectors.EVENT_READ, self._read_status)
+        os.write(self._script, script.READY)
+
+    def run(self, text: bytes, stdin: bytes, on_started: Callable[[], None]) -> None:
+        """Hand over the task; `on_started` is called when the script was written."""
+        self._feed(self._stdin, stdin, lambda: None)
+        self._feed(self._script, text, on_started)
+
+    def terminate(self) -> None:
+        """SIGTERM to everything inside but the first process, which has no use for it."""
+        processes.send(self.inside()[1:], signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL the first process; the kernel takes the rest. Bubblewrap then ends by itself."""
+        first = processes.children(self.pid)
+        processes.send(first or [self.pid], signal.SIGKILL)
+
+    def inside(self) -> list[int]:
+        """All processes inside, the first one first."""
+        return processes.descendants(self.pid)
+
+    def close(self) -> None:
+        """After the end: take the last status lines and close the pipes but the task's output."""
+        if self._status >= 0:
+            self._read_status()
+        for fd in (self._script, self._stdin, self._status):
+            if fd >= 0:
+                self._loop.unwatch(fd)
+                os.close(fd)
+        self._script = self._stdin = self._status = -1
+        self._pending.clear()
+
+    def close_output(self) -> None:
+        """Close the task's output too."""
+        for fd in (self.stdout, self.stderr):
+            self._loop.unwatch(fd)
+            os.close(fd)
+
+    def _read_status(self) -> None:
+        while True:
+            try:
+                data = os.read(self._status, 4096)
+            except BlockingIOError:
+                return
+            if not data:
+                self._loop.unwatch(self._status)
+                return
+            was_ready = self.status.ready
+            self.status.feed(data)
+            if self.status.ready and not was_ready:
+                self.on_ready()
+
+    def _feed(self, fd: int, data: bytes, done: Callable[[], None]) -> None:
+        """Write `data` as the reader takes it, then close the pipe."""
+        self._pending[fd] = memoryview(data)
+
+        def write() -> None:
+            view = self._pending[fd]
+            try:
+                while view:
+                    view = view[os.write(fd, view) :]
+            except BlockingIOError:
+                self._pending[fd] = view
+                self._loop.watch(fd, selectors.EVENT_WRITE, write)
+                return
+            except BrokenPipeError:
+                pass  # the reader wants no more: a program may ignore its input
+            del self._pending[fd]
+            self._loop.unwatch(fd)
+            os.close(fd)
+            if fd == self._script:
+                self._script = -1
+            else:
+                self._stdin = -1
+            done()
+
+        write()
+
+
+def _exec(bwrap: str, inherited: list[int], groups: Groups, open_files: int) -> None:
+    """In the forked child: become bubblewrap. Never returns."""
+    try:
+        groups.enter()
+        if linux.AVAILABLE:
+            linux.new_session_keyring()
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        limit = min(open_files, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+        # The descriptors move up first, so that none is overwritten before it is copied.
+        copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD) for fd in inherited if fd >= 0]
+        targets = [target for target, fd in enumerate(inherited) if fd >= 0]
+        for copy, target in zip(copies, targets):  # noqa: B905 - Python 3.9 has no strict
+            os.dup2(copy, target)
+        os.lseek(command.ARGS_FD, 0, os.SEEK_SET)
+        os.lseek(command.SECCOMP_FD, 0, os.SEEK_SET)
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        os.execve(bwrap, ["bwrap", "--args", str(command.ARGS_FD), "--", command.INIT], {})  # noqa: S606 - that is the point
+    except BaseException as error:  # noqa: BLE001 - a forked child must not run its parent's code
+        os.write(2, f"the sandbox could not be started: {error}\n".encode())
+    finally:
+        os._exit(125)

@@ -1,0 +1,277 @@
+"""The slot's state machine: build the next sandbox, run an attempt in it, keep its end until released."""
+
+from __future__ import annotations
+
+import base64
+import os
+
+from cloudclaw_supervisor import command, protocol, script, seccomp
+from cloudclaw_supervisor import loop as loops
+from cloudclaw_supervisor.attempt import Attempt
+from cloudclaw_supervisor.cgroup import Groups
+from cloudclaw_supervisor.loop import Loop
+from cloudclaw_supervisor.sandbox import Sandbox
+from cloudclaw_supervisor.server import Connection, RequestError, Server
+from cloudclaw_supervisor.spool import Spool
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+    from typing import Any
+
+    from cloudclaw_supervisor.config import Config
+    from cloudclaw_supervisor.loop import Timer
+
+    Request = dict[str, Any]
+
+_COALESCE = 0.005
+_BUILD_TRIES = 3
+
+
+class Supervisor:
+    """Serves one slot until it is told to shut down.
+
+    Args:
+        config: as the manager gave it.
+        root: where the skeleton of the sandbox's `/` is.
+        listener: bound in the control directory, which is the present directory.
+    """
+
+    def __init__(self, config: Config, root: str, listener: socket.socket):
+        self._config = config
+        self._root = root
+        self._groups = Groups(config.groups)
+        self._loop = Loop(self._reap)
+        self._server = Server(self._loop, listener, self._handle, self._greet)
+        self._seccomp = os.memfd_create("seccomp")
+        os.write(self._seccomp, seccomp.program(os.uname().machine, allow_tracing=config.debug))
+        self._sandbox: Sandbox | None = None
+        self._sandbox_tmp = 0
+        self._attempt: Attempt | None = None
+        self._contact = loops.boottime()
+        self._push: Timer | None = None
+        self._pushed = 0.0
+        self._build_errors: list[str] = []
+        self._waiting_ready: list[tuple[Connection, Request]] = []
+        self._waiting_exit: list[tuple[Connection, Request]] = []
+        self._operations: dict[str, Callable[[Connection, Request], None]] = {
+            "status": lambda connection, request: connection.reply(request, self._status()),
+            "prepare": self._prepare,
+            "start": self._start,
+            "deadline": self._deadline,
+            "freeze": self._freeze,
+            "thaw": self._thaw,
+            "stop": self._stop,
+            "forget": self._forget,
+            "usage": self._usage,
+            "release": self._release,
+            "shutdown": self._shutdown,
+        }
+        self._build(config.tmp_bytes)
+
+    def run(self) -> None:
+        """Serve until `shutdown`."""
+        self._loop.run()
+
+    # Sandboxes
+
+    def _build(self, tmp_bytes: int, writable: list[tuple[str, str]] | None = None) -> None:
+        config = self._config
+        if not config.prebuild and writable is None:
+            return
+        extra = [] if config.stage else config.extra
+        options = command.options(self._root, config.slot, tmp_bytes, [*config.read_only, *extra], writable or [])
+        self._sandbox_tmp = tmp_bytes
+        self._sandbox = Sandbox(
+            self._loop,
+            config.bwrap,
+            options,
+            self._seccomp,
+            config.lock_fd,
+            self._groups,
+            config.open_files,
+            self._ready,
+        )
+
+    def _ready(self) -> None:
+        self._build_errors = []
+        waiting, self._waiting_ready = self._waiting_ready, []
+        for connection, request in waiting:
+            self._prepare(connection, request)
+        self._changed()
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            # Other pids are orphans of a bubblewrap that was killed before its child.
+            if self._sandbox is not None and pid == self._sandbox.pid:
+                self._sandbox_ended(status)
+
+    def _sandbox_ended(self, status: int) -> None:
+        sandbox, self._sandbox = self._sandbox, None
+        assert sandbox is not None
+        if self._attempt is not None and self._attempt.exit is None:
+            self._attempt.ended(status)
+            waiting, self._waiting_exit = self._waiting_exit, []
+            for connection, request in waiting:
+                connection.reply(request, self._attempt.exit)
+            return
+        sandbox.close()
+        sandbox.close_output()
+        if not sandbox.status.ready:
+            self._build_errors.append("; ".join(sandbox.status.messages) or f"wait status {status}")
+        if self._waiting_ready and len(self._build_errors) < _BUILD_TRIES:
+            self._build(self._waiting_ready[0][1]["tmp_bytes"])
+            return
+        waiting, self._waiting_ready = self._waiting_ready, []
+        for connection, request in waiting:
+            connection.refuse(request, RequestError(f"no sandbox could be built: {self._build_errors[-1:]}"))
+        self._build_errors = []
+
+    # Requests
+
+    def _greet(self) -> dict[str, Any]:
+        self._contact = loops.boottime()
+        return {"version": protocol.VERSION, "pid": os.getpid(), "status": self._status()}
+
+    def _handle(self, connection: Connection, request: Request) -> None:
+        self._contact = loops.boottime()
+        operation = self._operations.get(request.get("op", ""))
+        if operation is None:
+            raise RequestError(f"unknown operation {request.get('op')!r}")
+        operation(connection, request)
+
+    def _prepare(self, connection: Connection, request: Request) -> None:
+        """Answer when a sandbox with this /tmp waits for its task."""
+        if self._attempt is not None or not self._config.prebuild:
+            connection.reply(request)
+            return
+        sandbox = self._sandbox
+        if sandbox is not None and self._sandbox_tmp == request["tmp_bytes"] and sandbox.status.ready:
+            connection.reply(request)
+            return
+        self._waiting_ready.append((connection, request))
+        if sandbox is None:
+            self._build(request["tmp_bytes"])
+        elif self._sandbox_tmp != request["tmp_bytes"] and sandbox.status.ready:
+            sandbox.kill()  # its end builds the one that is waited for
+
+    def _start(self, connection: Connection, request: Request) -> None:
+        identity, limits = request["attempt"], request["limits"]
+        if self._attempt is not None:
+            if self._attempt.uid != identity["uid"]:
+                raise RequestError(f"the slot holds attempt {self._attempt.uid}")
+            connection.reply(request, self._status())
+            return
+        roots = [f"{self._root}/workspace", f"{self._root}/home/agent"]
+        if not self._config.prebuild:
+            roots = [f"{request['tree']}/workspace", f"{request['tree']}/home"]
+            for path in roots:  # the trees' contents are hostile, and so may be what stands in their place
+                os.close(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW))
+            self._build(limits["tmp_bytes"], [(roots[0], "/workspace"), (roots[1], "/home/agent")])
+        sandbox = self._sandbox
+        if sandbox is None or (self._config.prebuild and self._sandbox_tmp != limits["tmp_bytes"]):
+            raise RequestError("no sandbox is ready: prepare comes first")
+        self._attempt = Attempt(
+            self._loop,
+            self._config,
+            self._groups,
+            sandbox,
+            Spool(f"{protocol.SPOOL}/{identity['uid']}", self._config.segment_bytes),
+            identity,
+            roots,
+            limits,
+            request["deadline"],
+            lambda: self._contact,
+            self._changed,
+        )
+        pids = limits["pids"] if self._config.count_processes else 0
+        text = script.compose(request["argv"], request["env"], request["cwd"], limits["file_bytes"], pids)
+        stdin = base64.b64decode(request["stdin"])
+        sandbox.run(text, stdin, lambda: connection.reply(request, self._status()))
+
+    def _of(self, request: Request) -> Attempt:
+        if self._attempt is None or self._attempt.uid != request["uid"]:
+            raise RequestError(f"the slot does not hold attempt {request['uid']}")
+        return self._attempt
+
+    def _deadline(self, connection: Connection, request: Request) -> None:
+        self._of(request).set_deadline(request["deadline"])
+        connection.reply(request)
+
+    def _freeze(self, connection: Connection, request: Request) -> None:
+        attempt = self._of(request)
+        if attempt.exit is not None:
+            connection.reply(request)  # nothing runs any more
+            return
+
+        def done() -> None:
+            connection.reply(request)
+            self._changed()
+
+        attempt.freezer.freeze(done)
+
+    def _thaw(self, connection: Connection, request: Request) -> None:
+        self._of(request).thaw(request["deadline"])
+        connection.reply(request)
+
+    def _stop(self, connection: Connection, request: Request) -> None:
+        attempt = self._of(request)
+        if attempt.exit is not None:
+            connection.reply(request, attempt.exit)
+            return
+        self._waiting_exit.append((connection, request))
+        attempt.stop(request["reason"], request["grace"])
+
+    def _forget(self, connection: Connection, request: Request) -> None:
+        self._of(request).forget(request["upto"])
+        connection.reply(request)
+
+    def _usage(self, connection: Connection, request: Request) -> None:
+        watch = self._of(request).watch
+        connection.reply(request, {"disk_bytes": watch.disk_used})
+
+    def _release(self, connection: Connection, request: Request) -> None:
+        attempt = self._of(request)
+        if attempt.exit is None:
+            raise RequestError("the attempt still runs: stop comes first")
+        attempt.spool.remove()
+        self._attempt = None
+        connection.reply(request)
+        self._changed()
+        self._build(self._config.tmp_bytes)
+
+    def _shutdown(self, connection: Connection, request: Request) -> None:
+        connection.reply(request)
+        self._loop.stop()  # the sandbox dies with this process
+
+    # Statuses
+
+    def _status(self) -> dict[str, Any]:
+        attempt, sandbox = self._attempt, self._sandbox
+        if attempt is None:
+            return {"phase": "idle", "sandbox_ready": sandbox is not None and sandbox.status.ready}
+        return {
+            "phase": attempt.phase,
+            "attempt": attempt.identity,
+            "log_end": attempt.spool.end,
+            "last_output": attempt.last_output,
+            "exit": attempt.exit,
+        }
+
+    def _changed(self) -> None:
+        """Push a status soon: at most one in 5 ms."""
+        if self._push is None:
+            self._push = self._loop.call_at(max(self._pushed + _COALESCE, loops.boottime()), self._push_now)
+
+    def _push_now(self) -> None:
+        self._push = None
+        self._pushed = loops.boottime()
+        if self._server.manager is not None:
+            self._server.manager.send({"status": self._status()})
