@@ -164,10 +164,10 @@ class Timeline:
         for task in tasks:
             attempts = task.get().get("attempts", [])
             if len(attempts) > 1:
-                taken = next(
-                    w for w, _, r in self.lines
-                    if r.get("task_id") == task.id and len(r.get("attempts", [])) == 2 and r["state"].endswith("RUNNING")
-                )  # fmt: skip
+                second = [
+                    w for w, _, r in self.lines if r.get("task_id") == task.id and len(r.get("attempts", [])) == 2
+                ]
+                taken = min(second)
                 print(
                     f"  {task.tenant.name}/{task.what} was lost with {victim.node}; "
                     f"{attempts[1]['node']} took over {taken - victim.time:.1f} s after the kill"
