@@ -27,7 +27,8 @@ class ObjectStore(Protocol):
 
     Contract, proven by one suite over every adapter (`tests/contract/test_object_store.py`):
 
-    - A name is 1 to 900 bytes, of segments `[A-Za-z0-9._=-]+` joined by `/`; no segment is `.` or `..`.
+    - A name is 1 to 900 bytes, of segments `[A-Za-z0-9._=-]+` joined by `/`; no segment is `.` or `..`, or
+      longer than 250 bytes. No object's name is another's directory (`a` and `a/b`): stores differ in what they list.
       Anything else raises `InvalidArgumentError(field="name")` before the store is touched.
     - An object is visible whole or not at all; a writer that dies half-way leaves nothing visible.
     - After `put` returns, the bytes survive a crash of the store's process.
