@@ -1,0 +1,1 @@
+"""Use cases: the mirror of etcd, submit, dispatch, recovery, finish, logs."""

@@ -1,0 +1,119 @@
+"""The leader's links to the nodes: one `Connect` stream each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from cloudclaw.errors import CloudClawError, FencedError, UnavailableError
+from cloudclaw.v1.scheduler_pb2 import ConnectResponse, Hello, PoolCapacity
+from cloudclaw_scheduler.app.outbox import Outbox
+
+_log = structlog.get_logger()
+
+CACHED_LIMIT: Final = 4096
+"""Cached trees remembered for each node, the latest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """Slots of one pool as a node reports them."""
+
+    slots: int
+    idle: int
+    runtimes: frozenset[str]
+    backend: str
+
+
+class NodeLink:
+    """One connected node. `term` is stamped on all that is sent."""
+
+    def __init__(self, hello: Hello, term: int, now: float) -> None:
+        self.node = hello.node
+        self.incarnation = hello.incarnation
+        self.term = term
+        self.outbox: Outbox[ConnectResponse] = Outbox()
+        self.draining = hello.draining
+        self.pools: dict[str, Capacity] = {}
+        self.refused: set[str] = set()
+        self.seen = now
+        self.silent_ticks = 0
+        self.missing: dict[int, int] = {}
+        self._cached: dict[tuple[str, str], None] = {}
+        self.report_pools(hello.pools)
+        for tree in hello.cached:
+            self.caches(tree.tenant, tree.snapshot_id)
+
+    def send(self, message: ConnectResponse) -> None:
+        """Queue `message` for the node, stamped with the term."""
+        message.term = self.term
+        self.outbox.put(message)
+
+    def heard(self, now: float) -> None:
+        """A heartbeat arrived: the node is alive, and what it refused before may be offered again."""
+        self.seen = now
+        self.silent_ticks = 0
+        self.refused.clear()
+
+    def report_pools(self, pools: Iterable[PoolCapacity]) -> bool:
+        """Take its pools over; answers whether they changed."""
+        fresh = {p.pool: Capacity(p.slots, p.idle, frozenset(p.runtimes), p.backend) for p in pools}
+        changed = fresh != self.pools
+        self.pools = fresh
+        return changed
+
+    def caches(self, tenant: str, snapshot: str) -> None:
+        """The node's host has this tree."""
+        self._cached.pop((tenant, snapshot), None)
+        self._cached[tenant, snapshot] = None
+        if len(self._cached) > CACHED_LIMIT:
+            del self._cached[next(iter(self._cached))]
+
+    def has_cached(self, tenant: str, snapshot: str) -> bool:
+        """Whether its host has the tree of a snapshot."""
+        return (tenant, snapshot) in self._cached
+
+
+class Links:
+    """All links of this term, by node."""
+
+    def __init__(self) -> None:
+        self._links: dict[str, NodeLink] = {}
+
+    def __iter__(self) -> Iterator[NodeLink]:
+        return iter(tuple(self._links.values()))
+
+    def __len__(self) -> int:
+        return len(self._links)
+
+    def get(self, node: str) -> NodeLink | None:
+        """The link of a node, None while it is not connected."""
+        return self._links.get(node)
+
+    def join(self, link: NodeLink) -> None:
+        """Take a node's new link; its older one ends. `FencedError` for an older incarnation of a connected node."""
+        old = self._links.get(link.node)
+        if old is not None:
+            if link.incarnation < old.incarnation:
+                raise FencedError(
+                    f"node {link.node} is connected with incarnation {old.incarnation}, this is {link.incarnation}"
+                )
+            old.outbox.close(UnavailableError("the node connected again", reason="REPLACED"))
+        self._links[link.node] = link
+        _log.info("node connected", node=link.node, incarnation=link.incarnation, pools=sorted(link.pools))
+
+    def leave(self, link: NodeLink, error: CloudClawError | None = None) -> bool:
+        """End a link. True when it was the node's current one."""
+        link.outbox.close(error)
+        if self._links.get(link.node) is not link:
+            return False
+        del self._links[link.node]
+        return True
+
+    def close(self, error: CloudClawError) -> None:
+        """End all."""
+        for link in self:
+            self.leave(link, error)

@@ -1,0 +1,158 @@
+"""What users read: lists, explanations, the cluster's status."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from cloudclaw.clock import Clock
+from cloudclaw.coordination.records import TaskRecord, TaskState
+from cloudclaw.coordination.transactions import Versioned
+from cloudclaw.errors import InvalidArgumentError
+from cloudclaw_scheduler.app.mirror import Mirror
+from cloudclaw_scheduler.app.state import TenantTasks
+
+DEFAULT_PAGE: Final = 100
+MAX_PAGE: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which tasks of a tenant; empty means all."""
+
+    states: frozenset[TaskState] = frozenset()
+    labels: Mapping[str, str] | None = None
+    workspace: str = ""
+
+    def takes(self, record: TaskRecord) -> bool:
+        """Whether the task is one of them."""
+        if self.states and record.state not in self.states:
+            return False
+        if self.workspace and record.plan.workspace != self.workspace:
+            return False
+        return all(record.plan.labels.get(key) == value for key, value in (self.labels or {}).items())
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page of a list, newest first. `revision`: what it shows."""
+
+    tasks: list[Versioned[TaskRecord]]
+    next_token: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Why a task waits. `kind` is a `WaitReason` without its prefix, "" when it does not wait."""
+
+    kind: str = ""
+    position: int = 0
+    writer: str = ""
+
+
+class Queries:
+    """Reads from the mirror; the caller waits for `mirror.caught_up` where it matters."""
+
+    def __init__(self, mirror: Mirror, clock: Clock) -> None:
+        self._mirror = mirror
+        self._clock = clock
+
+    def page(self, tenant: str, wanted: Filter, page_size: int, page_token: str) -> Page:
+        """One page. `InvalidArgumentError` for a size or token that is none."""
+        if not 0 <= page_size <= MAX_PAGE:
+            raise InvalidArgumentError(f"must be 1 to {MAX_PAGE}; got {page_size}", field="page_size")
+        size = page_size or DEFAULT_PAGE
+        before = _parse_token(page_token)
+        tasks: list[Versioned[TaskRecord]] = []
+        more = False
+        for task in self._mirror.state.tenants.get(tenant, TenantTasks()).newest(before):
+            if wanted.takes(task.record):
+                if len(tasks) == size:
+                    more = True
+                    break
+                tasks.append(task)
+        token = _make_token(tasks[-1].create_revision) if more else ""
+        return Page(tasks, token, self._mirror.state.revision)
+
+    def waiting(self, record: TaskRecord) -> Waiting:
+        """What a QUEUED task waits for, without its position."""
+        if record.state is not TaskState.QUEUED:
+            return Waiting()
+        if record.due:
+            return Waiting("BACKOFF")
+        if record.plan.writes:
+            holder = self._mirror.state.writers.get((record.tenant, record.plan.workspace), "")
+            if holder and holder != record.task:
+                return Waiting("WRITER", writer=holder)
+        return Waiting("SLOT")
+
+    def position(self, record: TaskRecord) -> int:
+        """How many tasks of the tenant in the same pool go before a queued one."""
+        own = self._mirror.state.queue.get((record.tenant, record.task))
+        if own is None:
+            return 0
+        rank = (-own.priority, own.order)
+        return sum(
+            1
+            for other in self._mirror.state.queue.values()
+            if other.tenant == own.tenant and other.pool == own.pool and (-other.priority, other.order) < rank
+        )
+
+    def reasons(self, record: TaskRecord, waiting: Waiting, position: int) -> list[str]:
+        """One sentence for each thing in the way and each attempt's end."""
+        said = [
+            f"Attempt {end.number} on {end.node} ended {end.state}"
+            + (f" ({end.reason})" if end.reason else "")
+            + (f": {end.message}." if end.message else ".")
+            for end in record.attempts
+            if end.ended
+        ]
+        match waiting.kind:
+            case "BACKOFF":
+                left = max(0.0, record.due - self._clock.wall())
+                said.append(f"Waits {left:.1f} s more before attempt {record.attempt + 1}.")
+            case "WRITER":
+                said.append(f"Waits for the workspace {record.plan.workspace}, which {waiting.writer} holds.")
+            case "SLOT":
+                said.append(self._slot_reason(record, position))
+            case _:
+                if record.state is TaskState.RUNNING:
+                    said.append(f"Attempt {record.attempt} runs on {record.node}.")
+                elif record.events and record.events[-1].message:
+                    said.append(f"Ended {record.state}: {record.events[-1].message}.")
+                else:
+                    said.append(f"Ended {record.state}.")
+        return said
+
+    def _slot_reason(self, record: TaskRecord, position: int) -> str:
+        plan = record.plan
+        offering = [
+            pool.slots
+            for node in self._mirror.state.nodes.values()
+            for pool in node.record.pools
+            if pool.pool == plan.pool and plan.runtime in pool.runtimes
+        ]
+        if not offering:
+            return f"No node offers the runtime {plan.runtime} in the pool {plan.pool} at the moment."
+        ahead = f"{position} of the tenant's tasks go first" if position else "it is the tenant's next"
+        return f"Waits for one of {sum(offering)} slots of the pool {plan.pool}; {ahead}."
+
+
+def _make_token(create_revision: int) -> str:
+    return base64.urlsafe_b64encode(f"t1:{create_revision}".encode()).decode()
+
+
+def _parse_token(token: str) -> int:
+    if not token:
+        return 0
+    try:
+        version, _, revision = base64.b64decode(token.encode(), altchars=b"-_", validate=True).decode().partition(":")
+        if version == "t1" and revision.isascii() and revision.isdigit() and len(revision) < 20 and int(revision) > 0:
+            return int(revision)
+    except (binascii.Error, UnicodeError):
+        pass
+    raise InvalidArgumentError("is not a page token of ListTasks", field="page_token")

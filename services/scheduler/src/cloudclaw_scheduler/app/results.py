@@ -1,0 +1,122 @@
+"""Results: what a task's end leaves for its user, beside what its record says already.
+
+Stored is a `cloudclaw.v1.Result` with what only the report knew (final message, usage, files, timings), in the task's
+record while that stays within its size, else as an object. The rest is put in from the record when it is read.
+"""
+
+from __future__ import annotations
+
+import base64
+
+from google.protobuf.message import DecodeError
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from cloudclaw.coordination.bounds import room_for_result
+from cloudclaw.coordination.records import AttemptEnd, AttemptState, TaskRecord, TaskState
+from cloudclaw.errors import DataLossError, NotFoundError, PreconditionError
+from cloudclaw.objects.port import ObjectStore
+from cloudclaw.v1 import task_pb2
+from cloudclaw.v1.scheduler_pb2 import AttemptOutcome
+from cloudclaw_scheduler.domain.outcome import Commit
+
+
+def timestamp(seconds: float) -> Timestamp | None:
+    """Unix seconds as a message; None for 0."""
+    if not seconds:
+        return None
+    stamp = Timestamp()
+    stamp.FromMicroseconds(round(seconds * 1_000_000))
+    return stamp
+
+
+def attempt_message(end: AttemptEnd, *, token: int = 0) -> task_pb2.Attempt:
+    """An attempt as the API shows it. `token` while it runs, when the record does not have it yet."""
+    return task_pb2.Attempt(
+        number=end.number,
+        uid=end.uid,
+        state=f"ATTEMPT_STATE_{end.state}",
+        node=end.node,
+        token=end.token or token,
+        reason=f"END_REASON_{end.reason}" if end.reason else None,
+        message=end.message,
+        exit_code=end.exit_code,
+        start_time=timestamp(end.started),
+        end_time=timestamp(end.ended),
+        log_end=end.log_end,
+        base_snapshot_id=end.base,
+    )
+
+
+def reported_part(outcome: AttemptOutcome, commit: Commit, queued: float) -> task_pb2.Result:
+    """The part of a result that only the report knows."""
+    kept = commit.snapshot is not None
+    return task_pb2.Result(
+        final_message=outcome.final_message,
+        usage=outcome.usage if outcome.HasField("usage") else None,
+        session_id=outcome.session_id,
+        changed_files=outcome.changed_files if kept else None,
+        changed_files_truncated=outcome.changed_files_truncated and kept,
+        artifacts=outcome.artifacts,
+        snapshot_id=commit.snapshot.id if commit.snapshot else "",
+        timings=task_pb2.Timings(
+            queued=timestamp(queued),
+            prepared=outcome.prepared if outcome.HasField("prepared") else None,
+            started=outcome.started if outcome.HasField("started") else None,
+            ended=outcome.ended if outcome.HasField("ended") else None,
+        ),
+    )
+
+
+class Results:
+    """Stores and reads results."""
+
+    def __init__(self, objects: ObjectStore) -> None:
+        self._objects = objects
+
+    async def place(self, record: TaskRecord, uid: str, result: task_pb2.Result) -> tuple[str, str]:
+        """(inline, object) as the record keeps them; an object is stored by this call."""
+        data = result.SerializeToString()
+        if (len(data) + 2) // 3 * 4 <= room_for_result(record):
+            return base64.b64encode(data).decode(), ""
+        name = f"results/{record.tenant}/{record.task}/{uid}"
+        await self._objects.put(name, data)
+        return "", name
+
+    async def read(self, record: TaskRecord) -> task_pb2.Result:
+        """The whole result. `PreconditionError(reason="TASK_NOT_ENDED")`, `DataLossError`, `UnavailableError`."""
+        if not record.state.ended:
+            raise PreconditionError(
+                f"{record.task} has not ended yet; it is {record.state}", subject=record.task, reason="TASK_NOT_ENDED"
+            )
+        try:
+            if record.result_object:
+                result = task_pb2.Result.FromString(await self._objects.get(record.result_object))
+            else:
+                result = task_pb2.Result.FromString(base64.b64decode(record.result))
+        except NotFoundError as error:
+            raise DataLossError(f"the result of {record.task} is missing: {record.result_object}") from error
+        except (DecodeError, ValueError) as error:
+            raise DataLossError(f"the result of {record.task} cannot be read: {error}") from error
+        _fill(result, record)
+        return result
+
+
+def _fill(result: task_pb2.Result, record: TaskRecord) -> None:
+    """Put in what the record says."""
+    event = record.events[-1] if record.events else None
+    last = record.attempts[-1] if record.attempts else None
+    result.task_id = record.task
+    result.MergeFrom(task_pb2.Result(state=f"TASK_STATE_{record.state}"))
+    if event and event.reason:
+        result.MergeFrom(task_pb2.Result(reason=f"END_REASON_{event.reason}"))
+    result.message = (event.message if event else "") or (last.message if last else "")
+    if last and last.exit_code is not None and last.state is not AttemptState.LOST:
+        result.exit_code = last.exit_code
+    result.attempts.extend(attempt_message(attempt) for attempt in record.attempts)
+    if not result.timings.HasField("queued"):
+        result.timings.queued.CopyFrom(timestamp(record.queued) or Timestamp())
+    ended = timestamp(record.updated)
+    if ended is not None:
+        if not result.timings.HasField("ended") and record.state is not TaskState.CANCELED and last:
+            result.timings.ended.CopyFrom(ended)
+        result.timings.committed.CopyFrom(ended)

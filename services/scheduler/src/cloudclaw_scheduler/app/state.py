@@ -1,0 +1,282 @@
+"""What etcd holds, decoded, at one revision: the mirror's data, and how one event changes it."""
+
+from __future__ import annotations
+
+import bisect
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from cloudclaw.coordination import keys
+from cloudclaw.coordination.port import Entry
+from cloudclaw.coordination.records import (
+    AttemptRecord,
+    NodeRecord,
+    QueueRecord,
+    TaskRecord,
+    TaskState,
+    WorkspaceRecord,
+    WriterRecord,
+    decode,
+)
+from cloudclaw.coordination.transactions import Token, Versioned
+from cloudclaw.errors import DataLossError
+
+_log = structlog.get_logger()
+
+TaskKey = tuple[str, str]
+"""(tenant, task); also (tenant, workspace) for writers and workspaces."""
+
+SPEC_BYTES: Final = 8 * 1024 * 1024
+"""Bytes of inline specs kept for dispatch, so that a claim costs no further read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A task in `queue/`. Lower (`-priority`, `order`) runs first."""
+
+    pool: str
+    tenant: str
+    task: str
+    priority: int
+    order: int
+
+    @property
+    def key(self) -> TaskKey:
+        return (self.tenant, self.task)
+
+
+@dataclass(frozen=True, slots=True)
+class Delayed:
+    """A task in `delayed/`; `due` in seconds of the leader's wall clock."""
+
+    pool: str
+    due: float
+    tenant: str
+    task: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A key in `attempts/`: the lease on a running attempt."""
+
+    node: str
+    tenant: str
+    task: str
+    number: int
+    uid: str
+    revision: int
+
+    @property
+    def key(self) -> TaskKey:
+        return (self.tenant, self.task)
+
+    @property
+    def token(self) -> Token:
+        """Its fencing token."""
+        return Token(node=self.node, tenant=self.tenant, task=self.task, revision=self.revision)
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A key in `nodes/`."""
+
+    entry: Entry
+    record: NodeRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """A key in `workspaces/`."""
+
+    entry: Entry
+    record: WorkspaceRecord
+
+
+class Kind(enum.Enum):
+    """What changed; the value that comes with it in brackets."""
+
+    TASK = "task"  # Versioned[TaskRecord]
+    QUEUED = "queued"  # Queued
+    UNQUEUED = "unqueued"  # Queued
+    DELAYED = "delayed"  # Delayed
+    UNDELAYED = "undelayed"  # Delayed
+    CLAIMED = "claimed"  # Attempt
+    RELEASED = "released"  # Attempt
+    NODE = "node"  # str, its id
+    WRITER_TAKEN = "writer taken"  # TaskKey
+    WRITER_FREE = "writer free"  # TaskKey
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of the mirror."""
+
+    kind: Kind
+    value: object
+
+
+class TenantTasks:
+    """The tasks of one tenant, by id and in the order of their creation."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, Versioned[TaskRecord]] = {}
+        self._order: list[tuple[int, str]] = []
+
+    def put(self, task: Versioned[TaskRecord]) -> None:
+        name = task.record.task
+        if name not in self.records:
+            item = (task.create_revision, name)
+            if self._order and item < self._order[-1]:
+                bisect.insort(self._order, item)
+            else:
+                self._order.append(item)
+        self.records[name] = task
+
+    def remove(self, task: str) -> None:
+        found = self.records.pop(task, None)
+        if found is not None:
+            index = bisect.bisect_left(self._order, (found.create_revision, task))
+            del self._order[index]
+
+    def newest(self, before: int = 0) -> Iterator[Versioned[TaskRecord]]:
+        """Newest first; those created before the revision `before`, when it is given."""
+        index = bisect.bisect_left(self._order, (before, "")) if before else len(self._order)
+        while index > 0:
+            index -= 1
+            yield self.records[self._order[index][1]]
+
+
+class State:
+    """All of it. Read freely; only `apply` writes."""
+
+    def __init__(self, revision: int = 0) -> None:
+        self.revision = revision
+        self.tenants: dict[str, TenantTasks] = {}
+        self.running: set[TaskKey] = set()
+        self.queue: dict[TaskKey, Queued] = {}
+        self.delayed: dict[TaskKey, Delayed] = {}
+        self.attempts: dict[str, dict[TaskKey, Attempt]] = {}
+        self.nodes: dict[str, Node] = {}
+        self.writers: dict[TaskKey, str] = {}
+        self.workspaces: dict[TaskKey, Workspace] = {}
+        self.pools: dict[str, set[str]] = {}
+        self._specs: dict[TaskKey, bytes] = {}
+        self._spec_bytes = 0
+
+    def task(self, tenant: str, task: str) -> Versioned[TaskRecord] | None:
+        """One task, or None."""
+        tasks = self.tenants.get(tenant)
+        return tasks.records.get(task) if tasks else None
+
+    def attempt(self, node: str, tenant: str, task: str) -> Attempt | None:
+        """The lease that `node` holds on a task, or None."""
+        held = self.attempts.get(node)
+        return held.get((tenant, task)) if held else None
+
+    def spec(self, key: TaskKey) -> bytes | None:
+        """The inline spec of a queued task, when it is still at hand."""
+        return self._specs.get(key)
+
+    def apply(self, entry: Entry, deleted: bool) -> Change | None:
+        """Take one event in. An unreadable value is logged and left out; it never stops the mirror."""
+        try:
+            return self._apply(entry, deleted)
+        except DataLossError as error:
+            _log.error("a key cannot be read", key=entry.key, error=error.message)
+            return None
+
+    def _apply(self, entry: Entry, deleted: bool) -> Change | None:
+        parts = keys.parts(entry.key)
+        match parts:
+            case ["tasks", tenant, task]:
+                return self._task(entry, deleted, (tenant, task))
+            case ["queue", pool, tenant, task]:
+                return self._queued(entry, deleted, pool, (tenant, task))
+            case ["attempts", node, tenant, task]:
+                return self._attempt(entry, deleted, node, (tenant, task))
+            case ["specs", tenant, task]:
+                self._keep_spec((tenant, task), entry.value, deleted)
+            case ["delayed", pool, due_ms, tenant, task]:
+                delayed = Delayed(pool, int(due_ms) / 1000, tenant, task)
+                if not deleted:
+                    self.delayed[tenant, task] = delayed
+                    return Change(Kind.DELAYED, delayed)
+                if self.delayed.get((tenant, task)) == delayed:
+                    del self.delayed[tenant, task]
+                return Change(Kind.UNDELAYED, delayed)
+            case ["nodes", node]:
+                return self._node(entry, deleted, node)
+            case ["writers", tenant, workspace]:
+                if deleted:
+                    self.writers.pop((tenant, workspace), None)
+                    return Change(Kind.WRITER_FREE, (tenant, workspace))
+                self.writers[tenant, workspace] = decode(entry.value, WriterRecord).holder
+                return Change(Kind.WRITER_TAKEN, (tenant, workspace))
+            case ["workspaces", tenant, workspace]:
+                if deleted:
+                    self.workspaces.pop((tenant, workspace), None)
+                else:
+                    self.workspaces[tenant, workspace] = Workspace(entry, decode(entry.value, WorkspaceRecord))
+        return None
+
+    def _task(self, entry: Entry, deleted: bool, key: TaskKey) -> Change | None:
+        tenant, task = key
+        if deleted:
+            self.running.discard(key)
+            if tasks := self.tenants.get(tenant):
+                tasks.remove(task)
+                if not tasks.records:
+                    del self.tenants[tenant]
+            return None
+        versioned = Versioned(decode(entry.value, TaskRecord), entry.create_revision, entry.mod_revision)
+        tasks = self.tenants.get(tenant)
+        if tasks is None:
+            tasks = self.tenants[tenant] = TenantTasks()
+        tasks.put(versioned)
+        if versioned.record.state is TaskState.RUNNING:
+            self.running.add(key)
+        else:
+            self.running.discard(key)
+        return Change(Kind.TASK, versioned)
+
+    def _queued(self, entry: Entry, deleted: bool, pool: str, key: TaskKey) -> Change | None:
+        if deleted:
+            spec = self._specs.pop(key, None)
+            self._spec_bytes -= len(spec) if spec else 0
+            queued = self.queue.pop(key, None)
+            return Change(Kind.UNQUEUED, queued) if queued else None
+        record = decode(entry.value, QueueRecord)
+        queued = Queued(pool, key[0], key[1], record.priority, record.order or entry.create_revision)
+        self.queue[key] = queued
+        return Change(Kind.QUEUED, queued)
+
+    def _attempt(self, entry: Entry, deleted: bool, node: str, key: TaskKey) -> Change | None:
+        if deleted:
+            held = self.attempts.get(node, {})
+            gone = held.pop(key, None)
+            if not held:
+                self.attempts.pop(node, None)
+            return Change(Kind.RELEASED, gone) if gone else None
+        record = decode(entry.value, AttemptRecord)
+        attempt = Attempt(node, key[0], key[1], record.number, record.uid, entry.create_revision)
+        self.attempts.setdefault(node, {})[key] = attempt
+        return Change(Kind.CLAIMED, attempt)
+
+    def _node(self, entry: Entry, deleted: bool, node: str) -> Change:
+        if deleted:
+            self.nodes.pop(node, None)
+        else:
+            record = decode(entry.value, NodeRecord)
+            self.nodes[node] = Node(entry, record)
+            for pool in record.pools:
+                self.pools.setdefault(pool.pool, set()).update(pool.runtimes)
+        return Change(Kind.NODE, node)
+
+    def _keep_spec(self, key: TaskKey, spec: bytes, deleted: bool) -> None:
+        if not deleted and self._spec_bytes + len(spec) <= SPEC_BYTES and key not in self._specs:
+            self._specs[key] = spec
+            self._spec_bytes += len(spec)

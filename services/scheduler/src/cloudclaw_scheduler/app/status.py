@@ -1,0 +1,119 @@
+"""The cluster's status: the leader's view, relayed by the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from cloudclaw.clock import Clock
+from cloudclaw.errors import CloudClawError
+from cloudclaw.v1 import scheduler_pb2 as pb
+from cloudclaw_scheduler.app.leader import Leader
+from cloudclaw_scheduler.app.links import NodeLink
+from cloudclaw_scheduler.app.mirror import Mirror
+from cloudclaw_scheduler.app.state import Node
+from cloudclaw_scheduler.app.submit import Fullness
+from cloudclaw_scheduler.ports.relay import LeaderRelay
+
+_log = structlog.get_logger()
+
+
+class Status:
+    """Answers `GetClusterStatus`."""
+
+    def __init__(
+        self,
+        mirror: Mirror,
+        leader: Leader,
+        elected: Callable[[], tuple[str, int] | None],
+        fullness: Fullness,
+        relay: LeaderRelay,
+        clock: Clock,
+        version: str,
+    ) -> None:
+        self._mirror = mirror
+        self._leader = leader
+        self._elected = elected
+        self._fullness = fullness
+        self._relay = relay
+        self._clock = clock
+        self._version = version
+
+    async def get(self, *, operator: bool, authorization: str, relayed: bool) -> pb.GetClusterStatusResponse:
+        """Totals for everybody, nodes for operators. Without a leader in reach, what the mirror alone shows."""
+        elected = self._elected()
+        if self._leader.term is None and elected is not None and not relayed:
+            try:
+                return await self._relay.cluster_status(elected[0], authorization)
+            except CloudClawError as error:
+                _log.info("the leader does not answer", leader=elected[0], error=error.message)
+        await self._mirror.caught_up()
+        return pb.GetClusterStatusResponse(
+            leader=elected[0] if elected else "",
+            term=elected[1] if elected else 0,
+            pools=self._pools(),
+            nodes=[self._node(name, node) for name, node in sorted(self._mirror.state.nodes.items())]
+            if operator
+            else [],
+            etcd_bytes=self._fullness.used,
+            etcd_limit_bytes=self._fullness.limit,
+            version=self._version,
+        )
+
+    def _link(self, node: str) -> NodeLink | None:
+        term = self._leader.term
+        return term.links.get(node) if term else None
+
+    def _node(self, name: str, node: Node) -> pb.NodeStatus:
+        link = self._link(name)
+        held = self._mirror.state.attempts.get(name, {})
+        used: dict[str, int] = {}
+        for key in held:
+            task = self._mirror.state.task(*key)
+            if task is not None:
+                used[task.record.plan.pool] = used.get(task.record.plan.pool, 0) + 1
+        return pb.NodeStatus(
+            node=name,
+            address=node.record.address,
+            incarnation=node.record.incarnation,
+            connected=link is not None,
+            draining=link.draining if link else False,
+            attempts=len(held),
+            pools=[
+                pb.PoolCapacity(
+                    pool=pool.pool,
+                    slots=link.pools[pool.pool].slots if link and pool.pool in link.pools else pool.slots,
+                    idle=link.pools[pool.pool].idle
+                    if link and pool.pool in link.pools
+                    else max(0, pool.slots - used.get(pool.pool, 0)),
+                    runtimes=pool.runtimes,
+                    backend=pool.backend,
+                )
+                for pool in node.record.pools
+            ],
+            heartbeat_age_seconds=max(0.0, self._clock.boottime() - link.seen) if link else 0.0,
+            labels=node.record.labels,
+        )
+
+    def _pools(self) -> list[pb.PoolStatus]:
+        state = self._mirror.state
+        pools: dict[str, pb.PoolStatus] = {}
+
+        def pool(name: str) -> pb.PoolStatus:
+            return pools.setdefault(name, pb.PoolStatus(pool=name))
+
+        for node in state.nodes.values():
+            for slots in node.record.pools:
+                pool(slots.pool).slots += slots.slots
+        for queued in state.queue.values():
+            pool(queued.pool).queued += 1
+        for delayed in state.delayed.values():
+            pool(delayed.pool).delayed += 1
+        for key in state.running:
+            task = state.task(*key)
+            if task is not None:
+                pool(task.record.plan.pool).running += 1
+        for status in pools.values():
+            status.idle = max(0, status.slots - status.running)
+        return [pools[name] for name in sorted(pools)]

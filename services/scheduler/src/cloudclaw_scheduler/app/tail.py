@@ -1,0 +1,256 @@
+"""Tails (design §8): the bytes of a task's attempts from any offset, each once and in order, on any replica.
+
+A tail is a cursor (attempt, offset). Of an ended attempt it reads the segments; of a running one the leader's log
+hub, or the segments where the hub's window begins later; a replica that does not lead relays that part from the
+leader. Whatever breaks meanwhile, it goes on at the cursor. Each tail reads at its own pace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from cloudclaw.clock import Clock
+from cloudclaw.coordination.records import AttemptEnd, AttemptState, TaskRecord
+from cloudclaw.errors import DataLossError, NotFoundError, OutOfRangeError, PreconditionError, UnavailableError
+from cloudclaw.v1.scheduler_pb2 import TailLogsRequest, TailLogsResponse
+from cloudclaw.v1.task_pb2 import LogChunk
+from cloudclaw_scheduler.app.attempt_log import Phase
+from cloudclaw_scheduler.app.feed import Feed
+from cloudclaw_scheduler.app.logs import LogHub
+from cloudclaw_scheduler.app.mirror import Mirror
+from cloudclaw_scheduler.app.segments import Segments
+from cloudclaw_scheduler.app.state import TaskKey
+from cloudclaw_scheduler.app.submit import task_not_found
+from cloudclaw_scheduler.domain.logs import Frame, Segment, coalesce, covering, durable_end
+from cloudclaw_scheduler.ports.relay import LeaderRelay
+
+_log = structlog.get_logger()
+
+READ: Final = 256 * 1024
+"""Bytes handed over at a time."""
+JOIN: Final = 64 * 1024
+"""Small pieces of one stream are joined up to this size."""
+_RETRY: Final = 0.2
+
+Stream = AsyncGenerator[TailLogsResponse, None]
+
+
+@dataclass(slots=True)
+class _Cursor:
+    """Where a tail stands, and what it has told its reader."""
+
+    attempt: int
+    offset: int
+    durable: int = 0
+    ranges: list[Segment] | None = None
+
+
+class Tails:
+    """Serves `TailLogs`."""
+
+    def __init__(
+        self,
+        mirror: Mirror,
+        feed: Feed,
+        segments: Segments,
+        relay: LeaderRelay,
+        hub: Callable[[], LogHub | None],
+        leader: Callable[[], str],
+        clock: Clock,
+    ) -> None:
+        """`hub` answers the leader's log hub while this replica leads, `leader` the leader's address or ""."""
+        self._mirror = mirror
+        self._feed = feed
+        self._segments = segments
+        self._relay = relay
+        self._hub = hub
+        self._leader = leader
+        self._clock = clock
+
+    async def tail(self, tenant: str, request: TailLogsRequest, authorization: str, *, relayed: bool) -> Stream:
+        """The log of `request.task_id` from its cursor on. Raises as `TailLogs` documents."""
+        if relayed and self._hub() is None:
+            raise not_leader(self._leader())
+        await self._mirror.caught_up()
+        task = self._mirror.state.task(tenant, request.task_id)
+        if task is None:
+            await self._mirror.barrier()
+            task = self._mirror.state.task(tenant, request.task_id)
+        if task is None:
+            raise task_not_found(request.task_id)
+        cursor = _Cursor(request.attempt, request.offset)
+        with self._feed.signal(tenant, request.task_id) as changed:
+            while True:
+                changed.clear()
+                record = self._record(tenant, request.task_id)
+                attempt = _attempt_at(record, cursor, request)
+                if attempt is None:
+                    if record.state.ended or not request.follow:
+                        _check_exists(record, request)
+                        return
+                    await changed.wait()
+                    continue
+                cursor.attempt = attempt.number
+                if attempt.state is AttemptState.RUNNING:
+                    live = self._running(tenant, request, record, attempt, cursor, changed, authorization)
+                    async with aclosing(live):
+                        async for response in live:
+                            yield response
+                    if not request.follow:
+                        return
+                    continue
+                async for response in self._ended(attempt, cursor):
+                    yield response
+                if request.attempt:
+                    return
+                cursor = _Cursor(attempt.number + 1, 0)
+
+    def _record(self, tenant: str, task: str) -> TaskRecord:
+        found = self._mirror.state.task(tenant, task)
+        if found is None:
+            raise task_not_found(task)
+        return found.record
+
+    async def _ended(self, attempt: AttemptEnd, cursor: _Cursor) -> Stream:
+        if cursor.offset > attempt.log_end:
+            raise OutOfRangeError(
+                f"attempt {attempt.number} wrote {attempt.log_end} bytes; {cursor.offset} is past its end",
+                reason="OFFSET_PAST_END",
+            )
+        while cursor.offset < attempt.log_end:
+            sent = False
+            for frame in coalesce(await self._stored(attempt.uid, cursor, attempt.log_end), JOIN):
+                sent = True
+                yield _response(attempt.number, frame, attempt.log_end)
+                cursor.offset = frame.end
+            if not sent:
+                raise DataLossError(f"the log of attempt {attempt.number} is missing from byte {cursor.offset} on")
+        yield TailLogsResponse(
+            chunk=LogChunk(attempt=attempt.number, offset=cursor.offset),
+            durable_offset=attempt.log_end,
+            attempt_ended=True,
+        )
+
+    async def _running(
+        self,
+        tenant: str,
+        request: TailLogsRequest,
+        record: TaskRecord,
+        attempt: AttemptEnd,
+        cursor: _Cursor,
+        changed: asyncio.Event,
+        authorization: str,
+    ) -> Stream:
+        """A running attempt's bytes; ends when the task changed so that the attempt must be looked at again, or,
+        without `follow`, when there is no more now."""
+        hub = self._hub()
+        if hub is not None:
+            key = (record.tenant, record.task)
+            local = self._from_hub(hub, request.follow, attempt, key, cursor, changed)
+            async with aclosing(local):
+                async for response in local:
+                    yield response
+            return
+        leader = self._leader()
+        if leader:
+            part = TailLogsRequest(
+                task_id=record.task, attempt=attempt.number, offset=cursor.offset, follow=request.follow
+            )
+            try:
+                async for response in self._relay.tail(leader, part, authorization):
+                    if response.attempt_ended:
+                        break
+                    if response.chunk.data:
+                        cursor.offset = response.chunk.offset + len(response.chunk.data)
+                    yield response
+                if request.follow:
+                    await self._until_moved_on(tenant, record.task, attempt.uid, changed)
+                return
+            except (UnavailableError, PreconditionError) as error:
+                _log.info("the leader does not serve the tail; trying again", leader=leader, error=error.message)
+        await self._clock.sleep(_RETRY)
+        if not request.follow:
+            raise UnavailableError("there is no leader at the moment; try again", retry_after=1.0)
+
+    async def _until_moved_on(self, tenant: str, task: str, uid: str, changed: asyncio.Event) -> None:
+        """The leader said that the attempt has ended: wait until this replica's mirror shows it too."""
+        while self._record(tenant, task).uid == uid:
+            await changed.wait()
+            changed.clear()
+
+    async def _from_hub(
+        self, hub: LogHub, follow: bool, attempt: AttemptEnd, key: TaskKey, cursor: _Cursor, changed: asyncio.Event
+    ) -> Stream:
+        number, uid = attempt.number, attempt.uid
+        with hub.listen(uid, changed):
+            while True:
+                changed.clear()
+                if self._record(*key).uid != uid or hub.closed:
+                    return
+                log = hub.get(uid)
+                ready = log if log is not None and log.phase is not Phase.LOADING else None
+                frames = ready.read(cursor.offset, READ) if ready else None
+                if frames is None:
+                    frames = await self._stored(uid, cursor, ready.durable if ready else None)
+                    if ready and not frames and cursor.offset < ready.base:
+                        raise DataLossError(f"the log of attempt {number} is missing from byte {cursor.offset} on")
+                durable = ready.durable if ready else durable_end(cursor.ranges or ())
+                for frame in coalesce(frames, JOIN):
+                    yield _response(number, frame, durable)
+                    cursor.offset = frame.end
+                    cursor.durable = durable
+                if frames:
+                    continue
+                if not follow:
+                    return
+                if durable > cursor.durable:
+                    cursor.durable = durable
+                    yield TailLogsResponse(chunk=LogChunk(attempt=number, offset=cursor.offset), durable_offset=durable)
+                    continue
+                await changed.wait()
+
+    async def _stored(self, uid: str, cursor: _Cursor, limit: int | None) -> list[Frame]:
+        """Frames of one segment, from the cursor on and below `limit`; none when there is no such segment."""
+        segment = covering(cursor.ranges or (), cursor.offset)
+        if segment is None:
+            cursor.ranges = await self._segments.ranges(uid)
+            segment = covering(cursor.ranges, cursor.offset)
+        if segment is None:
+            return []
+        end = segment.end if limit is None else min(limit, segment.end)
+        frames = await self._segments.read(uid, segment)
+        return [f.after(cursor.offset).until(end) for f in frames if f.end > cursor.offset and f.offset < end]
+
+
+def _attempt_at(record: TaskRecord, cursor: _Cursor, request: TailLogsRequest) -> AttemptEnd | None:
+    """The attempt to read now, None when it is not there (yet)."""
+    for attempt in record.attempts:
+        if attempt.number == cursor.attempt or (not request.attempt and attempt.number > cursor.attempt):
+            return attempt
+    return None
+
+
+def _check_exists(record: TaskRecord, request: TailLogsRequest) -> None:
+    if request.attempt and all(attempt.number != request.attempt for attempt in record.attempts):
+        raise NotFoundError(f"{record.task} has no attempt {request.attempt}", reason="ATTEMPT_NOT_FOUND")
+
+
+def _response(attempt: int, frame: Frame, durable: int) -> TailLogsResponse:
+    chunk = LogChunk(attempt=attempt, offset=frame.offset, data=frame.data)
+    chunk.stream = frame.stream  # type: ignore[assignment]
+    chunk.time.FromMicroseconds(frame.time)
+    return TailLogsResponse(chunk=chunk, durable_offset=durable)
+
+
+def not_leader(leader: str) -> PreconditionError:
+    """The refusal of a call that is for the leader alone, with its address."""
+    where = f"the leader is {leader}" if leader else "there is none at the moment"
+    error = PreconditionError(f"this replica does not lead; {where}", subject=leader, reason="NOT_LEADER")
+    error.metadata["leader"] = leader
+    return error

@@ -1,0 +1,1 @@
+"""Rules of the control plane: no I/O, no protobuf, no clock."""

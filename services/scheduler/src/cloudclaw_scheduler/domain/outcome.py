@@ -1,0 +1,48 @@
+"""What a node reports of an attempt's end, and whether it is to be believed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cloudclaw.coordination.records import AttemptState, EndReason, Mode, SnapshotPointer, TaskRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The part of a report that decides the task's state. `started`: unix seconds by the node's clock."""
+
+    state: AttemptState
+    reason: EndReason
+    message: str
+    exit_code: int | None
+    log_end: int
+    snapshot: SnapshotPointer | None
+    started: float
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """What a finish does to the workspace: the snapshot to keep, and whether the head moves to it."""
+
+    snapshot: SnapshotPointer | None = None
+    move_head: bool = False
+
+
+def commit_of(record: TaskRecord, outcome: Outcome) -> Commit:
+    """Only success keeps a snapshot, and only in a workspace whose mode keeps one; a canceled task never does
+    (rules 6 and 7). An unchanged tree moves nothing."""
+    plan = record.plan
+    if outcome.state is not AttemptState.SUCCEEDED or record.cancel_requested or not plan.workspace:
+        return Commit()
+    if plan.mode is Mode.EPHEMERAL or outcome.snapshot is None:
+        return Commit()
+    if record.base is not None and outcome.snapshot.id == record.base.id:
+        return Commit()
+    return Commit(outcome.snapshot, move_head=plan.mode is Mode.EXCLUSIVE)
+
+
+def committed(record: TaskRecord, uid: str) -> bool:
+    """Whether the end of attempt `uid` was taken from its own report: a repeated report is answered COMMITTED."""
+    ends = [attempt for attempt in record.attempts if attempt.uid == uid]
+    return bool(ends) and ends[0].state not in (AttemptState.RUNNING, AttemptState.LOST)

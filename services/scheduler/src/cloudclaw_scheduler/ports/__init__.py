@@ -1,0 +1,1 @@
+"""What the use cases need from outside, beyond the shared ports of `cloudclaw`."""

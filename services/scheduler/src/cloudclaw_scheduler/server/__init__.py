@@ -1,0 +1,1 @@
+"""The gRPC face: validate, convert, call, convert back."""
