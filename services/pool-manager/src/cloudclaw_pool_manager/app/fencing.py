@@ -20,7 +20,10 @@ from cloudclaw_pool_manager.ports.backend import Slot, SlotFailedError
 
 _log = structlog.get_logger()
 
-PUSH_INTERVAL: Final = 0.5
+TICK: Final = 0.1
+"""Seconds between two looks at run and silence timeouts."""
+PUSH_EVERY: Final = 5
+"""Ticks between two pushes of the deadline: 500 ms, of a grace of 3 s."""
 USAGE_EVERY: Final = 4
 """Pushes from one measurement of an attempt's resources to the next."""
 GRACE_MARGIN: Final = 0.5
@@ -125,14 +128,17 @@ class Fencing:
         async with asyncio.TaskGroup() as group:
             while True:
                 now = self._clock.boottime()
+                push = self._round % PUSH_EVERY == 0
                 for runner in self._runners():
                     runner.tick(now)
+                    if not push:
+                        continue
                     slot = runner.live_slot
                     if slot is not None and runner.attempt.uid not in self._busy:
                         self._busy.add(runner.attempt.uid)
                         group.create_task(self._guide(runner, slot))
                 self._round += 1
-                await self._clock.sleep(PUSH_INTERVAL)
+                await self._clock.sleep(TICK)
 
     async def _guide(self, runner: AttemptRunner, slot: Slot) -> None:
         try:
@@ -145,7 +151,7 @@ class Fencing:
     async def guide(self, runner: AttemptRunner, slot: Slot) -> None:
         """Push the deadline to one attempt; thaw or kill it when it is frozen and contact is back."""
         uid = runner.attempt.uid
-        if runner.phase is Phase.FROZEN and self._deadline() > self._clock.boottime() + PUSH_INTERVAL:
+        if runner.phase is Phase.FROZEN and self._deadline() > self._clock.boottime() + TICK * PUSH_EVERY:
             attempt = runner.attempt
             try:
                 owned = await self._owns(Token(self._node, attempt.tenant, attempt.task, attempt.token), uid)
@@ -158,5 +164,5 @@ class Fencing:
                 runner.fence("its lease key is gone")
                 return
         await slot.set_deadline(uid, self._deadline())
-        if self._round % USAGE_EVERY == 1:
+        if self._round // PUSH_EVERY % USAGE_EVERY == 0:
             runner.usage = await slot.usage(uid)

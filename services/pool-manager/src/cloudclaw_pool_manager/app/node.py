@@ -117,6 +117,7 @@ class Node:
             except AbortedError:
                 continue
             except FencedError as error:
+                self._acquired = None
                 raise UnavailableError(f"the lease ended while the node was registered: {error.message}") from error
             break
         self._record = self._key.record
