@@ -1,0 +1,52 @@
+"""`claw dev`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cloudclaw.cli.session import data_directory
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("dev")(dev)
+
+
+def dev(
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Where everything is kept.", envvar="CLAW_DATA_DIR", show_default=False)
+    ] = None,
+    nodes: Annotated[int, typer.Option(help="Pool-managers.", min=1, max=16)] = 1,
+    slots: Annotated[int, typer.Option(help="Warm slots of each.", min=1, max=256)] = 2,
+    backend: Annotated[str, typer.Option(help="bubblewrap or docker.")] = "bubblewrap",
+    objects: Annotated[str, typer.Option(help="filesystem, minio, or s3://BUCKET?endpoint=HOST:PORT.")] = "filesystem",
+    base_port: Annotated[int, typer.Option(help="The scheduler's; others follow. 0: free ports.")] = 7401,
+    no_restart: Annotated[bool, typer.Option("--no-restart", help="Leave a child that died dead.")] = False,
+) -> None:
+    """Run a whole CloudClaw on this machine, until Ctrl-C.
+
+    Starts etcd, the object store, the scheduler, the workspace service and the pool-managers as child processes on
+    loopback, and prints `ready` with their endpoints. DIR/ready.json has them too, with a token; `claw` without
+    CLAW_ENDPOINT finds the one in the default folder. The same DIR starts again with all its state.
+    """
+    from cloudclaw.cli.dev.options import DevOptions
+    from cloudclaw.cli.dev.run import main
+    from cloudclaw.cli.failures import report
+    from cloudclaw.errors import CloudClawError
+
+    options = DevOptions(
+        directory=data_dir or data_directory(),
+        nodes=nodes,
+        slots=slots,
+        backend=backend,
+        objects=objects,
+        base_port=base_port,
+        restart=not no_restart,
+    )
+    try:
+        raise typer.Exit(main(options))
+    except CloudClawError as e:
+        raise typer.Exit(report(e, json_output=False, endpoint="")) from e

@@ -1,0 +1,83 @@
+"""From errors to exit codes, and to words that say what to do next."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Final
+
+from cloudclaw.cli.text import clean
+from cloudclaw.errors import CloudClawError, InvalidArgumentError
+
+OK: Final = 0
+TASK_FAILED: Final = 1
+USAGE: Final = 2
+NOT_FOUND: Final = 3
+DENIED: Final = 4
+UNAVAILABLE: Final = 5
+PRECONDITION: Final = 6
+
+_EXIT_CODES: Final = {
+    "INVALID_ARGUMENT": USAGE,
+    "OUT_OF_RANGE": USAGE,
+    "NOT_FOUND": NOT_FOUND,
+    "UNAUTHENTICATED": DENIED,
+    "PERMISSION_DENIED": DENIED,
+    "FAILED_PRECONDITION": PRECONDITION,
+    "ALREADY_EXISTS": PRECONDITION,
+    "ABORTED": PRECONDITION,
+    "RESOURCE_EXHAUSTED": PRECONDITION,
+}
+"""Status codes that are not here (UNAVAILABLE, INTERNAL, DATA_LOSS, UNIMPLEMENTED) exit with 5: the service could
+not do it."""
+
+_BY_REASON: Final = {
+    "TOKEN_MISSING": "set CLAW_TOKEN or give --token; `claw token create` makes one for development",
+    "TOKEN_EXPIRED": "ask for a new token; `claw token create` makes one for development",
+    "TOKEN_BAD_SIGNATURE": "the token belongs to another installation; see CLAW_TOKEN and CLAW_ENDPOINT",
+    "TOKEN_UNKNOWN_KEY": "the token belongs to another installation; see CLAW_TOKEN and CLAW_ENDPOINT",
+    "ROLE_REQUIRED": "use a token with that role: `claw token create --role operator …`",
+    "TASK_NOT_ENDED": "wait for it with `claw logs --follow TASK`, or see `claw explain TASK`",
+    "WRITER_BUSY": "`claw ws ls` shows who writes; try again when they have finished",
+    "QUOTA_EXCEEDED": "end or delete something first, or ask for more",
+}
+_BY_CODE: Final = {
+    "NOT_FOUND": "`claw ls` lists tasks, `claw ws ls` workspaces; things of other tenants are not found",
+    "UNAUTHENTICATED": "see CLAW_TOKEN; `claw token create` makes a token for development",
+    "PERMISSION_DENIED": "use a token with the role that it takes",
+}
+
+
+def exit_code(error: CloudClawError) -> int:
+    """The exit code that `error` ends a command with."""
+    return _EXIT_CODES.get(error.code, UNAVAILABLE)
+
+
+def report(error: CloudClawError, *, json_output: bool, endpoint: str) -> int:
+    """Print `error` to standard error, with what to do next; answers the exit code."""
+    if json_output:
+        fields = {"code": error.code, "reason": error.reason, "message": error.message, "metadata": error.metadata}
+        if isinstance(error, InvalidArgumentError):
+            fields["field"] = error.field
+        sys.stderr.write(json.dumps({"error": fields}, ensure_ascii=False) + "\n")
+        return exit_code(error)
+    sys.stderr.write(f"error: {clean(_message(error, endpoint))}\n")
+    hint = _BY_REASON.get(error.reason) or _BY_CODE.get(error.code) or _hint(error)
+    if hint:
+        sys.stderr.write(f"  {hint}\n")
+    return exit_code(error)
+
+
+def _message(error: CloudClawError, endpoint: str) -> str:
+    if error.code == "UNAVAILABLE" and "failed to connect" in error.message:
+        return f"nothing answers at {endpoint}"
+    if isinstance(error, InvalidArgumentError) and error.field:
+        return f"{error.field}: {error.message}"
+    return error.message
+
+
+def _hint(error: CloudClawError) -> str:
+    if error.code == "UNAVAILABLE":
+        return "is it running? `claw dev` starts one on this machine; --endpoint or CLAW_ENDPOINT says where it is"
+    request = error.metadata.get("request_id", "")
+    return f"the service's log has it under {clean(request)}" if error.code == "INTERNAL" and request else ""

@@ -1,0 +1,90 @@
+"""Words for people: ages, sizes, states, and text of tenants made harmless."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from cloudclaw.errors import InvalidArgumentError
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def clean(text: str) -> str:
+    """`text` without what moves a terminal's cursor, changes its colours or turns its lines around."""
+    return _CONTROL.sub("\ufffd", text)
+
+
+def short(text: str, width: int) -> str:
+    """`text`, made harmless and cut to `width` characters."""
+    line = clean(text.replace("\n", " "))
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def word(name: str, prefix: str) -> str:
+    """An enum's value as one word: `TASK_STATE_QUEUED` is `queued`."""
+    return name.removeprefix(prefix).lower().replace("_", "-")
+
+
+def age(moment: Timestamp, now: float) -> str:
+    """How long ago, in one or two units; `-` when it is not set."""
+    if not moment.ByteSize():
+        return "-"
+    return span(max(0.0, now - moment.ToNanoseconds() / 1e9))
+
+
+def span(seconds: float) -> str:
+    """A length of time: `0.42s`, `12s`, `3m20s`, `5h10m`, `4d`."""
+    if seconds < 10:
+        return f"{seconds:.2f}s"
+    if seconds < 60:
+        return f"{seconds:.0f}s"
+    if seconds < 3600:
+        return f"{seconds // 60:.0f}m{seconds % 60:02.0f}s"
+    if seconds < 86400:
+        return f"{seconds // 3600:.0f}h{seconds % 3600 // 60:02.0f}m"
+    return f"{seconds // 86400:.0f}d{seconds % 86400 // 3600:02.0f}h"
+
+
+def size(count: int) -> str:
+    """Bytes in binary units: `1.5 MiB`."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def seconds(text: str, option: str) -> float:
+    """Seconds that `text` (`90`, `500ms`, `10m`, `1h30m`) stands for. Raises `InvalidArgumentError`."""
+    compact = text.strip()
+    if compact.replace(".", "", 1).isdigit():
+        return float(compact)
+    parts = _DURATION.findall(compact)
+    if not parts or "".join(number + unit for number, unit in parts) != compact:
+        raise InvalidArgumentError(f"not a length of time: {text!r}; write 30s, 10m or 1h30m", field=option)
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def duration(text: str, option: str) -> Duration:
+    """As `seconds`, as a message."""
+    result = Duration()
+    result.FromNanoseconds(round(seconds(text, option) * 1e9))
+    return result
+
+
+def pairs(items: list[str] | None, option: str) -> dict[str, str]:
+    """`K=V` arguments as a mapping. Raises `InvalidArgumentError`."""
+    result = {}
+    for item in items or []:
+        key, separator, value = item.partition("=")
+        if not separator or not key:
+            raise InvalidArgumentError(f"write KEY=VALUE, not {item!r}", field=option)
+        result[key] = value
+    return result
