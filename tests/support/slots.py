@@ -70,7 +70,9 @@ class Node:
 async def node(**changes: object) -> AsyncIterator[Node]:
     """A node whose slots are all destroyed afterwards, whoever started them."""
     directory = Path(tempfile.mkdtemp(prefix="claw-slots-"))
-    config = BackendConfig(node_dir=directory / "node", slots=4, incarnation=1, read_only=(PYTHON_PREFIX,))
+    config = BackendConfig(
+        node_dir=directory / "node", slots=4, incarnation=1, read_only=(PYTHON_PREFIX,), defaults=LIMITS
+    )
     made = Node(directory, replace(config, **changes))  # type: ignore[arg-type]
     try:
         yield made
@@ -174,12 +176,12 @@ async def log(slot: Slot, uid: str) -> tuple[bytes, bytes]:
 async def run(node: Node, slot: Slot, *argv: str, release: bool = True, within: float = WITHIN, **how: object) -> Ended:
     """Run `argv` to its end and release the slot."""
     identity, tree = await start(node, slot, *argv, **how)  # type: ignore[arg-type]
-    exit = await exited(slot, within)
+    end = await exited(slot, within)
     stdout, stderr = await log(slot, identity.uid)
-    assert exit.log_end == len(stdout) + len(stderr)
+    assert end.log_end == len(stdout) + len(stderr)
     if release:
         await slot.release(identity.uid)
-    return Ended(exit, stdout, stderr, identity, tree)
+    return Ended(end, stdout, stderr, identity, tree)
 
 
 async def python(node: Node, slot: Slot, source: str, **how: object) -> Ended:

@@ -62,8 +62,10 @@ def main() -> None:
     os.mkdir(protocol.SPOOL, 0o700)
     # Bound by a name relative to the present directory: a socket's path is limited to 107 bytes.
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    listener.bind(protocol.SOCKET)
+    listener.bind(f"{protocol.SOCKET}.new")
     listener.listen(8)
+    # Named only now: a socket under the final name that refuses is a dead supervisor's.
+    os.rename(f"{protocol.SOCKET}.new", protocol.SOCKET)
     if os.fork():
         os._exit(0)
     os.setsid()

@@ -41,7 +41,8 @@ class Attempt:
         limits: the manager's limits.
         deadline: boot time at which the attempt is frozen.
         last_contact: boot time of the last message of a manager.
-        on_change: called after growth of the log, freeze and exit.
+        on_change: called after freeze, thaw and exit.
+        on_growth: called after growth of the log.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Attempt:
         deadline: float,
         last_contact: Callable[[], float],
         on_change: Callable[[], None],
+        on_growth: Callable[[], None],
     ):
         self._loop = loop
         self._config = config
@@ -64,6 +66,7 @@ class Attempt:
         self._sandbox = sandbox
         self._last_contact = last_contact
         self._on_change = on_change
+        self._on_growth = on_growth
         self._open = {sandbox.stdout: frames.STDOUT, sandbox.stderr: frames.STDERR}
         self._killed = ""
         self._started = time.time()
@@ -212,5 +215,5 @@ class Attempt:
         self.last_output = loops.boottime()
         if len(data) > room:
             self.stop(LOG, 0)
-        self._on_change()
+        self._on_growth()
         return True

@@ -45,9 +45,9 @@ class Connection:
         sock.setblocking(False)
         loop.watch(sock.fileno(), selectors.EVENT_READ, self._read)
 
-    def reply(self, request: dict[str, Any], result: Any = True) -> None:
-        """Answer `request`."""
-        self.send({"id": request.get("id"), "ok": result})
+    def reply(self, request: dict[str, Any], result: Any = True, **more: Any) -> None:
+        """Answer `request`, with `more` beside the result."""
+        self.send({"id": request.get("id"), "ok": result, **more})
 
     def refuse(self, request: dict[str, Any], error: RequestError) -> None:
         """Answer `request` with an error."""
@@ -110,7 +110,7 @@ class Server:
 
     Args:
         handler: called with every request but `hello`.
-        greet: what a `hello` is answered with.
+        greet: what an answer to `hello` holds.
     """
 
     def __init__(self, loop: Loop, listener: socket.socket, handler: Handler, greet: Callable[[], dict[str, Any]]):
@@ -152,7 +152,7 @@ class Server:
         if older is not None and older is not connection:
             older.send({"fenced": True})
             older.close()
-        connection.reply(request, self._greet())
+        connection.send({"id": request.get("id"), **self._greet()})
 
     def _gone(self, connection: Connection) -> None:
         if connection is self.manager:

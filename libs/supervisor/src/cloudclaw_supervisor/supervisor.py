@@ -56,7 +56,7 @@ class Supervisor:
         self._waiting_ready: list[tuple[Connection, Request]] = []
         self._waiting_exit: list[tuple[Connection, Request]] = []
         self._operations: dict[str, Callable[[Connection, Request], None]] = {
-            "status": lambda connection, request: connection.reply(request, self._status()),
+            "status": lambda connection, request: connection.reply(request, status=self._status()),
             "prepare": self._prepare,
             "start": self._start,
             "deadline": self._deadline,
@@ -138,7 +138,7 @@ class Supervisor:
 
     def _greet(self) -> dict[str, Any]:
         self._contact = loops.boottime()
-        return {"version": protocol.VERSION, "pid": os.getpid(), "status": self._status()}
+        return {"ok": {"version": protocol.VERSION, "pid": os.getpid()}, "status": self._status()}
 
     def _handle(self, connection: Connection, request: Request) -> None:
         self._contact = loops.boottime()
@@ -167,7 +167,7 @@ class Supervisor:
         if self._attempt is not None:
             if self._attempt.uid != identity["uid"]:
                 raise RequestError(f"the slot holds attempt {self._attempt.uid}")
-            connection.reply(request, self._status())
+            connection.reply(request, status=self._status())
             return
         roots = [f"{self._root}/workspace", f"{self._root}/home/agent"]
         if not self._config.prebuild:
@@ -190,11 +190,12 @@ class Supervisor:
             request["deadline"],
             lambda: self._contact,
             self._changed,
+            self._grown,
         )
         pids = limits["pids"] if self._config.count_processes else 0
         text = script.compose(request["argv"], request["env"], request["cwd"], limits["file_bytes"], pids)
         stdin = base64.b64decode(request["stdin"])
-        sandbox.run(text, stdin, lambda: connection.reply(request, self._status()))
+        sandbox.run(text, stdin, lambda: connection.reply(request, status=self._status()))
 
     def _of(self, request: Request) -> Attempt:
         if self._attempt is None or self._attempt.uid != request["uid"]:
@@ -245,7 +246,7 @@ class Supervisor:
         self._attempt = None
         connection.reply(request)
         self._changed()
-        self._build(self._config.tmp_bytes)
+        self._build(self._sandbox_tmp)  # the next attempt likely wants the same /tmp
 
     def _shutdown(self, connection: Connection, request: Request) -> None:
         connection.reply(request)
@@ -266,12 +267,21 @@ class Supervisor:
         }
 
     def _changed(self) -> None:
-        """Push a status soon: at most one in 5 ms."""
+        """Push a status now."""
+        if self._push is not None:
+            self._push.cancel()
+        self._push_now()
+
+    def _grown(self) -> None:
+        """Push that the log grew: at once after a pause, else one in 5 ms."""
         if self._push is None:
-            self._push = self._loop.call_at(max(self._pushed + _COALESCE, loops.boottime()), self._push_now)
+            self._push = self._loop.call_at(self._pushed + _COALESCE, self._push_growth)
+
+    def _push_growth(self) -> None:
+        self._pushed = loops.boottime()
+        self._push_now()
 
     def _push_now(self) -> None:
         self._push = None
-        self._pushed = loops.boottime()
         if self._server.manager is not None:
             self._server.manager.send({"status": self._status()})

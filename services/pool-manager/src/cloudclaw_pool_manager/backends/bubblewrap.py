@@ -11,6 +11,7 @@ import structlog
 from cloudclaw.clock import Clock
 from cloudclaw_pool_manager.backends import mounts, probe, spawn
 from cloudclaw_pool_manager.backends.attach import MountedTrees
+from cloudclaw_pool_manager.backends.channel import SupervisorDeadError
 from cloudclaw_pool_manager.backends.config import BackendConfig
 from cloudclaw_pool_manager.backends.layout import SlotFiles
 from cloudclaw_pool_manager.backends.limits import GroupsFactory, find_groups
@@ -85,7 +86,7 @@ class BubblewrapPool:
             return
         await own.kill()
         number = int(slot.name.removeprefix("slot-"))
-        await asyncio.to_thread(self._remove, number)
+        await asyncio.to_thread(self._remove, number, True)
         await own.close()
         del self._slots[slot.name]
 
@@ -128,16 +129,20 @@ class BubblewrapPool:
 
     async def _clean_dead(self, number: int, error: SlotFailedError) -> None:
         try:
-            await asyncio.to_thread(self._remove, number)
+            await asyncio.to_thread(self._remove, number, isinstance(error, SupervisorDeadError))
         except SlotFailedError as locked:
             # Alive and deaf: it stays locked, so the cap holds, and the operator is told.
             _log.error("slot.not_adopted", slot=f"slot-{number}", error=str(error), cleaning=str(locked))
         else:
             _log.info("slot.cleaned", slot=f"slot-{number}", error=str(error))
 
-    def _remove(self, number: int) -> None:
+    def _remove(self, number: int, dead: bool) -> None:
+        """Remove what slot `number` left; `dead` when its supervisor is known to have ended."""
         assert self._groups is not None
         files = SlotFiles(self._config.node_dir, number)
+        if dead:
+            # A sandbox that was frozen outlives its supervisor, locks the slot and does nothing.
+            spawn.kill_rest(files, self._groups(files.name))
         lock = spawn.lock_when_gone(files)
         try:
             spawn.clean(files, self._groups(files.name))

@@ -13,6 +13,10 @@ from cloudclaw_pool_manager.ports.backend import FencedIncarnationError, SlotFai
 from cloudclaw_supervisor import protocol
 
 
+class SupervisorDeadError(SlotFailedError):
+    """The supervisor ended for certain, so what it left may be killed without asking the lock."""
+
+
 class Channel(asyncio.Protocol):
     """Requests and answers over one connection, and statuses as they are pushed.
 
@@ -37,6 +41,7 @@ class Channel(asyncio.Protocol):
         """Connect to the supervisor in `control` and say hello; returns its greeting.
 
         Raises:
+            SupervisorDeadError: there is a socket and nobody behind it.
             SlotFailedError: nobody listens or answers.
             FencedIncarnationError: a newer manager is connected.
         """
@@ -51,6 +56,9 @@ class Channel(asyncio.Protocol):
             finally:
                 os.close(directory)
             await loop.create_unix_connection(lambda: self, sock=sock)
+        except ConnectionRefusedError as error:
+            sock.close()
+            raise SupervisorDeadError(f"the supervisor in {control} is dead") from error
         except OSError as error:
             sock.close()
             raise SlotFailedError(f"no supervisor listens in {control}: {error}") from error
@@ -109,9 +117,9 @@ class Channel(asyncio.Protocol):
         self._fail(SlotFailedError(f"the supervisor is gone: {exc or 'connection closed'}"))
 
     def _receive(self, message: dict[str, Any]) -> None:
-        if "status" in message:
+        if "status" in message:  # alone or beside an answer: in the order in which it was sent
             self._on_status(message["status"])
-        elif "fenced" in message:
+        if "fenced" in message:
             self._fail(FencedIncarnationError("a newer manager has taken over this slot"))
         elif (answer := self._waiting.get(message.get("id", 0))) is not None and not answer.done():
             if "error" not in message:

@@ -80,7 +80,6 @@ class BubblewrapSlot:
             self._pidfd = os.pidfd_open(self._pid)
         except OSError as error:
             raise SlotFailedError(f"the supervisor of {self.name} is gone: {error}") from error
-        self._pushed(greeting["status"])
 
     @property
     def name(self) -> str:
@@ -118,7 +117,7 @@ class BubblewrapSlot:
             except OSError as error:
                 raise SlotFailedError(f"the tree {tree} cannot be attached to {self.name}: {error}") from error
             try:
-                status = await self._channel.call(
+                await self._channel.call(
                     "start",
                     wait=_START_WAIT,
                     attempt=asdict(attempt),
@@ -134,7 +133,6 @@ class BubblewrapSlot:
                 # The task may have started all the same. Then the tree is in use and must stay.
                 await self._detach_unless_started(attempt.uid)
                 raise
-            self._pushed(status)
 
     async def set_deadline(self, uid: str, deadline: float) -> None:
         await self._channel.call("deadline", uid=uid, deadline=deadline)
@@ -150,12 +148,13 @@ class BubblewrapSlot:
         return _exit(ended)
 
     async def status(self) -> SlotStatus:
-        self._pushed(await self._channel.call("status"))
+        await self._channel.call("status")
         return self._status
 
     async def updates(self) -> AsyncIterator[SlotStatus]:
-        yield await self.status()
+        await self.status()
         seen = self._version
+        yield self._status
         while True:
             # What was pushed before the connection was lost is still told.
             if self._version != seen:

@@ -60,6 +60,18 @@ def lock_when_gone(files: SlotFiles) -> int:
             time.sleep(0.001)
 
 
+def kill_rest(files: SlotFiles, groups: SlotGroups) -> None:
+    """Kill what a dead supervisor left in its groups.
+
+    Raises:
+        SlotFailedError: something does not die.
+    """
+    try:
+        groups.destroy()
+    except OSError as error:
+        raise SlotFailedError(f"the processes of {files.name} do not end: {error}") from error
+
+
 def clean(files: SlotFiles, groups: SlotGroups) -> None:
     """Remove what a slot left that is locked by the caller, processes first.
 
