@@ -1,4 +1,4 @@
-"""The scheduler's process: settings, construction, orderly shutdown. Nothing else is constructed anywhere."""
+"""The scheduler's process: settings, construction, orderly shutdown. Adapters are constructed nowhere else."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ import importlib.metadata
 import sys
 
 import structlog
+from prometheus_client import REGISTRY, CollectorRegistry
 
 from cloudclaw import config, logging
-from cloudclaw.clock import SystemClock
+from cloudclaw.clock import Clock, SystemClock
 from cloudclaw.coordination.election import Election
 from cloudclaw.coordination.etcd import open_etcd
+from cloudclaw.coordination.port import KeyValue
 from cloudclaw.coordination.transactions import Transactions
 from cloudclaw.lifecycle import Stack, run_service
 from cloudclaw.objects.config import open_objects
+from cloudclaw.objects.port import ObjectStore
 from cloudclaw.rpc.auth import Authenticator
 from cloudclaw.rpc.metrics_server import serve_metrics
 from cloudclaw.rpc.server import RpcServer
@@ -42,83 +45,106 @@ from cloudclaw_scheduler.server.tasks import Services
 _log = structlog.get_logger()
 
 
-async def serve(settings: SchedulerSettings, stop: asyncio.Event) -> None:
-    """Serve until `stop` is set; then leave in order: health, intake, leadership, clients."""
-    clock = SystemClock()
-    metrics = Metrics()
-    async with Stack() as stack:
-        # Who is believed, and where state and bytes are kept.
+class Scheduler:
+    """One replica, constructed: what `serve` runs."""
+
+    def __init__(
+        self,
+        settings: SchedulerSettings,
+        kv: KeyValue,
+        objects: ObjectStore,
+        clock: Clock,
+        registry: CollectorRegistry = REGISTRY,
+    ) -> None:
+        self._settings = settings
+        self._kv = kv
+        self._clock = clock
+        self._election: Election | None = None
+        metrics = Metrics(registry)
+        # Who is believed.
         authenticator = Authenticator(settings.auth.keys, issuer=settings.auth.issuer, clock=clock)
+        # Passes calls on to the leader while another replica leads.
+        self.relay = GrpcRelay(settings.client_tls)
+        # What etcd holds, in memory, and those who follow its changes.
+        self.mirror = Mirror(kv, clock)
+        feed = Feed(self.mirror, kv)
+        transactions = Transactions(kv)
+        segments, specs, results = Segments(objects), Specs(transactions, objects), Results(objects)
+        # What the leader does, while this replica is the leader.
+        tools = Tools(
+            kv, transactions, self.mirror, segments, specs, results, clock, metrics, settings.grace, settings.heartbeat
+        )
+        self.leader = Leader(tools, self._leading_address)
+        self._sampler = Sampler(self.mirror, self.leader, metrics, clock)
+        # What every replica answers.
+        self.fullness = Fullness(kv, clock, metrics)
+        pools = {pool: frozenset(runtimes.split()) for pool, runtimes in settings.pools.items()}
+        self.submitter = Submitter(self.mirror, transactions, specs, self.fullness, clock, metrics, pools)
+        services = Services(
+            mirror=self.mirror,
+            transactions=transactions,
+            submitter=self.submitter,
+            queries=Queries(self.mirror, clock),
+            feed=feed,
+            tails=Tails(self.mirror, feed, segments, self.relay, lambda: self.leader.hub, self._leading_address, clock),
+            specs=specs,
+            results=results,
+            status=Status(self.mirror, self.leader, self.elected, self.fullness, self.relay, clock, version()),
+            metrics=metrics,
+        )
+        self.server = RpcServer(settings.server, authenticator, clock=clock)
+        self.server.add(SERVICE, add_SchedulerServiceServicer_to_server, SchedulerServicer(services, self.leader))
+
+    def elected(self) -> tuple[str, int] | None:
+        """Address and term of the leader as last seen."""
+        return self._election.leader() if self._election else None
+
+    def _leading_address(self) -> str:
+        return (self.elected() or ("", 0))[0]
+
+    def control(self, address: str) -> Control:
+        """The work beside the calls, of a replica that others reach at `address`."""
+        self._election = Election(self._kv, self._clock, "scheduler", address, self._settings.election_ttl)
+        return Control(self.mirror, self._election, self.leader, self.fullness, self._sampler)
+
+
+async def serve(settings: SchedulerSettings, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set; then leave in order: health, intake, leadership, calls, clients."""
+    clock = SystemClock()
+    async with Stack() as stack:
         kv = open_etcd(settings.etcd, clock)
         stack.push("etcd", kv.close)
         objects = open_objects(settings.objects)
         stack.push("objects", objects.close)
         stop_metrics = serve_metrics(settings.metrics)
         stack.push("metrics", lambda: asyncio.to_thread(stop_metrics))
-        # Passes calls on to the leader while another replica leads.
-        relay = GrpcRelay(settings.client_tls)
-        stack.push("relay", relay.close)
+        await run(Scheduler(settings, kv, objects, clock), settings, stop, stack)
 
-        # What etcd holds, in memory, and those who follow its changes.
-        mirror = Mirror(kv, clock)
-        feed = Feed(mirror, kv)
-        transactions = Transactions(kv)
-        segments, specs, results = Segments(objects), Specs(transactions, objects), Results(objects)
 
-        # The server is bound first: its address is how the election names this replica.
-        server = RpcServer(settings.server, authenticator, clock=clock)
-        elections: list[Election] = []
-
-        def elected() -> tuple[str, int] | None:
-            return elections[0].leader() if elections else None
-
-        def leading_address() -> str:
-            return (elected() or ("", 0))[0]
-
-        # What the leader does, while this replica is the leader.
-        tools = Tools(
-            kv, transactions, mirror, segments, specs, results, clock, metrics, settings.grace, settings.heartbeat
-        )
-        leader = Leader(tools, leading_address)
-
-        # What every replica answers.
-        fullness = Fullness(kv, clock, metrics)
-        pools = {pool: frozenset(runtimes.split()) for pool, runtimes in settings.pools.items()}
-        services = Services(
-            mirror=mirror,
-            transactions=transactions,
-            submitter=Submitter(mirror, transactions, specs, fullness, clock, metrics, pools),
-            queries=Queries(mirror, clock),
-            feed=feed,
-            tails=Tails(mirror, feed, segments, relay, lambda: leader.hub, leading_address, clock),
-            specs=specs,
-            results=results,
-            status=Status(mirror, leader, elected, fullness, relay, clock, version()),
-            metrics=metrics,
-        )
-        server.add(SERVICE, add_SchedulerServiceServicer_to_server, SchedulerServicer(services, leader))
-        bound = await server.start()
-        stack.push("server", lambda: server.stop(settings.drain_timeout), timeout=settings.drain_timeout + 5.0)
-
-        address = settings.server.advertise or bound
-        election = Election(kv, clock, "scheduler", address, settings.election_ttl)
-        elections.append(election)
-        control = Control(mirror, election, leader, fullness, Sampler(mirror, leader, metrics, clock))
-        work = asyncio.create_task(control.run())
-        stack.push("leadership", lambda: _end(work))
-        stack.push("health", server.drain)
-
-        loaded = asyncio.create_task(mirror.loaded.wait())
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait({work, loaded, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if loaded.done():
+async def run(scheduler: Scheduler, settings: SchedulerSettings, stop: asyncio.Event, stack: Stack) -> None:
+    """Start a constructed scheduler and wait for `stop`; what ends it goes on `stack`."""
+    stack.push("relay", scheduler.relay.close)
+    # The server is bound first: its address is how the election names this replica.
+    server = scheduler.server
+    bound = await server.start()
+    stack.push("server", lambda: server.stop(settings.drain_timeout), timeout=settings.drain_timeout + 5.0)
+    address = settings.server.advertise or bound
+    work = asyncio.create_task(scheduler.control(address).run())
+    stack.push("leadership", lambda: _end(work))
+    stack.push("intake", scheduler.submitter.stop)
+    stack.push("health", server.drain)
+    waits = [asyncio.create_task(scheduler.mirror.loaded.wait()), asyncio.create_task(stop.wait())]
+    try:
+        await asyncio.wait({work, *waits}, return_when=asyncio.FIRST_COMPLETED)
+        if scheduler.mirror.loaded.is_set():
             server.set_serving(SERVICE, serving=True)
             _log.info("serving", address=address)
-        await asyncio.wait({work, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        loaded.cancel()
-        stopping.cancel()
-        if work.done():
-            work.result()  # it never ends by itself: this raises what broke it
+        await asyncio.wait({work, waits[1]}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+    if work.done():
+        await work  # it never ends by itself: this raises what broke it
 
 
 async def _end(work: asyncio.Task[None]) -> None:

@@ -32,7 +32,7 @@ class SchedulerSettings(ServiceSettings):
         default=10, ge=2, le=120, description="seconds after which a leader that vanished is replaced"
     )
     drain_timeout: float = Field(
-        default=5.0, ge=0.0, le=300.0, description="seconds that running calls have to end when the service stops"
+        default=1.0, ge=0.0, le=300.0, description="seconds that running calls have to end when the service stops"
     )
 
     @field_validator("pools")

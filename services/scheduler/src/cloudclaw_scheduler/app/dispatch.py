@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 
 from cloudclaw.clock import Clock
-from cloudclaw.coordination import life
+from cloudclaw.coordination import keys, life
 from cloudclaw.coordination.records import EndReason, TaskRecord, TaskState
 from cloudclaw.coordination.transactions import Transactions, Versioned
 from cloudclaw.errors import AbortedError, CloudClawError, DataLossError, UnavailableError
@@ -256,7 +256,7 @@ class Dispatcher:
             if pause:
                 await self._clock.sleep(pause)
             try:
-                await self._mirror.barrier()
+                await self._mirror.sync(keys.task(*waiting.key))
                 break
             except UnavailableError:
                 pause = _PAUSE  # nothing is known and nothing can be claimed until etcd answers
@@ -272,9 +272,9 @@ class Dispatcher:
         key = (task.record.tenant, task.record.task)
         try:
             # The mirror is one watch behind at most: a workspace that it does not have may have come just now.
-            if await self._transactions.get_workspace(task.record.tenant, workspace) is None:
+            if not await self._mirror.sync(keys.workspace(task.record.tenant, workspace)):
                 await self._fail(task, EndReason.WORKSPACE_GONE, f"the workspace {workspace} was deleted")
-            await self._mirror.barrier()
+            await self._mirror.sync(keys.task(*key))
         except UnavailableError:
             await self._clock.sleep(_PAUSE)
         finally:

@@ -103,10 +103,15 @@ class Mirror:
         except TimeoutError as error:
             raise UnavailableError("this replica has not caught up with etcd; try again", retry_after=1.0) from error
 
-    async def barrier(self) -> None:
-        """Return when the mirror shows everything written before this call. `UnavailableError`."""
-        now = await self._kv.range(keys.NODES, limit=1, keys_only=True)
-        await self.reach(now.revision)
+    async def sync(self, key: str) -> bool:
+        """Return when the mirror is as new as `key` is in etcd now; whether the key is there. `UnavailableError`.
+
+        Not the store's revision: others may write to the same etcd, and the watch does not tell of theirs.
+        """
+        entry = await self._kv.get(key)
+        if entry is not None:
+            await self.reach(entry.mod_revision)
+        return entry is not None
 
     async def _load(self) -> None:
         state = State()

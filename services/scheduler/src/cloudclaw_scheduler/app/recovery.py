@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 
 from cloudclaw.clock import Clock
-from cloudclaw.coordination import life
+from cloudclaw.coordination import keys, life
 from cloudclaw.coordination.port import Entry
 from cloudclaw.coordination.records import EndReason, TaskRecord, TaskState
 from cloudclaw.coordination.transactions import Transactions, Versioned
@@ -138,7 +138,8 @@ class Recovery:
         was when the node was found silent; it guards every transaction."""
         attempts = tuple(self._mirror.state.attempts.get(node, {}).values())
         await asyncio.gather(*(self._requeue(attempt, entry) for attempt in attempts))
-        await self._mirror.barrier()
+        for attempt in attempts:
+            await self._mirror.sync(keys.task(*attempt.key))
         return not self._mirror.state.attempts.get(node)
 
     async def _requeue(self, attempt: Attempt, entry: Entry) -> None:

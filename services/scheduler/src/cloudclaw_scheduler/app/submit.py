@@ -87,6 +87,11 @@ class Submitter:
         self._clock = clock
         self._metrics = metrics
         self._pools = pools
+        self._stopped = False
+
+    async def stop(self) -> None:
+        """Accept no more tasks: this replica is about to stop."""
+        self._stopped = True
 
     async def submit(self, tenant: str, plan: Plan, spec: bytes, request_id: str) -> Submission:
         """Accept a task whose plan was made of `spec` (serialized deterministically).
@@ -96,6 +101,8 @@ class Submitter:
         """
         if request_id:
             check_opaque_id(request_id, "request_id")
+        if self._stopped:
+            raise UnavailableError("this replica is stopping; try again", retry_after=0.5, reason="STOPPING")
         self._fullness.check()
         self._check_pool(plan)
         await self._check_workspace(tenant, plan)

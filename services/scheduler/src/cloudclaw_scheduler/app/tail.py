@@ -16,6 +16,7 @@ from typing import Final
 import structlog
 
 from cloudclaw.clock import Clock
+from cloudclaw.coordination import keys
 from cloudclaw.coordination.records import AttemptEnd, AttemptState, TaskRecord
 from cloudclaw.errors import DataLossError, NotFoundError, OutOfRangeError, PreconditionError, UnavailableError
 from cloudclaw.v1.scheduler_pb2 import TailLogsRequest, TailLogsResponse
@@ -80,7 +81,7 @@ class Tails:
         await self._mirror.caught_up()
         task = self._mirror.state.task(tenant, request.task_id)
         if task is None:
-            await self._mirror.barrier()
+            await self._mirror.sync(keys.task(tenant, request.task_id))
             task = self._mirror.state.task(tenant, request.task_id)
         if task is None:
             raise task_not_found(request.task_id)

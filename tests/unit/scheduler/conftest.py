@@ -1,0 +1,26 @@
+"""A scheduler over the memory store for each test."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest_asyncio
+
+from cloudclaw.clock import SystemClock
+from cloudclaw.coordination.memory import MemoryKeyValue
+from cloudclaw.objects.memory import MemoryObjects
+from tests.unit.scheduler.plane import Plane, User
+
+
+@pytest_asyncio.fixture
+async def plane(tmp_path: Path) -> AsyncIterator[Plane]:
+    plane = Plane(MemoryKeyValue(SystemClock()), MemoryObjects(), tmp_path)
+    await plane.start()
+    yield plane
+    await plane.stop()
+
+
+@pytest_asyncio.fixture
+async def user(plane: Plane) -> User:
+    return User(plane)

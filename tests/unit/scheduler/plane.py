@@ -1,0 +1,365 @@
+"""A scheduler in this process, with nodes that the test plays, over real gRPC on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+from prometheus_client import CollectorRegistry
+
+from cloudclaw.clock import Clock, SystemClock
+from cloudclaw.config import AuthSettings, ServerSettings
+from cloudclaw.coordination.port import KeyValue
+from cloudclaw.coordination.records import NodeRecord, PoolSlots
+from cloudclaw.coordination.transactions import Transactions
+from cloudclaw.lifecycle import Stack
+from cloudclaw.objects.memory import MemoryObjects
+from cloudclaw.objects.port import ObjectStore
+from cloudclaw.rpc.auth import Minter
+from cloudclaw.rpc.channel import open_channel
+from cloudclaw.v1 import scheduler_pb2 as pb
+from cloudclaw.v1 import task_pb2
+from cloudclaw.v1.scheduler_pb2_grpc import SchedulerServiceStub
+from cloudclaw_scheduler.__main__ import Scheduler, run
+from cloudclaw_scheduler.config import SchedulerSettings
+
+if TYPE_CHECKING:
+    from cloudclaw.v1.scheduler_pb2_grpc import SchedulerServiceAsyncStub
+
+DEADLINE = 15.0
+T = TypeVar("T")
+
+
+async def until(what: str, holds: Callable[[], bool | Awaitable[bool]], deadline: float = DEADLINE) -> None:
+    """Return as soon as `holds`; fail after `deadline` seconds."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + deadline
+    while True:
+        value = holds()
+        if not isinstance(value, bool):
+            value = await value
+        if value:
+            return
+        assert loop.time() < end, f"not within {deadline} s: {what}"
+        await asyncio.sleep(0.005)
+
+
+async def soon(awaitable: Awaitable[T], deadline: float = DEADLINE) -> T:
+    """The result, or a failure after `deadline` seconds."""
+    async with asyncio.timeout(deadline):
+        return await awaitable
+
+
+class Plane:
+    """One replica of the scheduler, and those who call it."""
+
+    def __init__(self, kv: KeyValue, objects: ObjectStore, folder: Path, clock: Clock | None = None, **settings: Any):
+        self.kv = kv
+        self.objects = objects
+        self.clock = clock or SystemClock()
+        self.transactions = Transactions(kv)
+        self._key = folder / "dev.key"
+        if not self._key.exists():
+            self._key.write_bytes(b"k" * 64)
+        self._settings = SchedulerSettings(
+            auth=AuthSettings(keys=[self._key]),
+            server=ServerSettings(listen="127.0.0.1:0"),
+            drain_timeout=0.2,
+            **settings,
+        )
+        self._minter = Minter(self._key)
+        self._channels: list[grpc.aio.Channel] = []
+        self._work: asyncio.Task[None] | None = None
+        self._stop = asyncio.Event()
+        self.scheduler: Scheduler
+        self.address = ""
+
+    async def start(self, *, leads: bool = True) -> None:
+        """Start a replica; wait until it leads."""
+        self._stop = asyncio.Event()
+        registry = CollectorRegistry()
+        self.scheduler = Scheduler(self._settings, self.kv, self.objects, self.clock, registry)
+        self._work = asyncio.create_task(self._run(self.scheduler))
+        await until("it listens", lambda: bool(self.address))
+        if leads:
+            await until("it leads", lambda: self.scheduler.leader.term is not None)
+
+    async def _run(self, scheduler: Scheduler) -> None:
+        async with Stack() as stack:
+            start = scheduler.server.start
+
+            async def bound() -> str:
+                self.address = await start()
+                return self.address
+
+            scheduler.server.start = bound  # type: ignore[method-assign]
+            await run(scheduler, self._settings, self._stop, stack)
+
+    async def stop(self) -> None:
+        """Stop the replica in order."""
+        for channel in self._channels:
+            await channel.close()
+        self._channels.clear()
+        self._stop.set()
+        if self._work is not None:
+            await soon(self._work)
+        self.address = ""
+
+    def stub(self, tenant: str = "acme", roles: tuple[str, ...] = ("user",)) -> SchedulerServiceAsyncStub:
+        """A client of the replica."""
+        channel = open_channel(self.address, None, self._minter.mint(tenant, roles))
+        self._channels.append(channel)
+        return SchedulerServiceStub(channel)
+
+
+class User:
+    """A tenant's client, with short forms."""
+
+    def __init__(self, plane: Plane, tenant: str = "acme") -> None:
+        self.stub = plane.stub(tenant)
+
+    async def submit(self, *argv: str, request_id: str = "", **spec: Any) -> str:
+        spec.setdefault("retry", task_pb2.RetryPolicy(initial_backoff=duration(0.01)))
+        whole = task_pb2.TaskSpec(argv=argv or ("true",), **spec)
+        done = await self.stub.SubmitTask(pb.SubmitTaskRequest(spec=whole, request_id=request_id))
+        return done.task.task_id
+
+    async def get(self, task: str) -> task_pb2.Task:
+        return (await self.stub.GetTask(pb.GetTaskRequest(task_id=task))).task
+
+    async def result(self, task: str) -> task_pb2.Result:
+        return (await self.stub.GetResult(pb.GetResultRequest(task_id=task))).result
+
+    async def cancel(self, task: str) -> task_pb2.Task:
+        return (await self.stub.CancelTask(pb.CancelTaskRequest(task_id=task))).task
+
+    async def wait(self, task: str, *states: int) -> task_pb2.Task:
+        """The task once it is in one of `states`, by default ended."""
+        wanted = states or (
+            task_pb2.TASK_STATE_SUCCEEDED,
+            task_pb2.TASK_STATE_FAILED,
+            task_pb2.TASK_STATE_CANCELED,
+        )
+        async with asyncio.timeout(DEADLINE):
+            request = pb.WatchTasksRequest(task_id=task, after_revision=1)
+            now = await self.get(task)
+            if now.state in wanted:
+                return now
+            request.after_revision = now.revision
+            async for change in self.stub.WatchTasks(request):
+                if change.task.state in wanted:
+                    return await self.get(task)
+        raise AssertionError("the watch ended")
+
+    def tail(
+        self, task: str, attempt: int = 0, offset: int = 0, follow: bool = True
+    ) -> AsyncIterator[pb.TailLogsResponse]:
+        request = pb.TailLogsRequest(task_id=task, attempt=attempt, offset=offset, follow=follow)
+        return aiter(self.stub.TailLogs(request))
+
+    async def log(self, task: str, attempt: int = 0, offset: int = 0, follow: bool = False) -> bytes:
+        parts = [r.chunk.data async for r in self.tail(task, attempt, offset, follow)]
+        return b"".join(parts)
+
+
+class Node:
+    """A pool-manager as the test plays it: it says what the test says, and beats by itself."""
+
+    def __init__(self, plane: Plane, name: str = "node-1", slots: int = 1, pool: str = "default", **more: Any) -> None:
+        self.plane = plane
+        self.name = name
+        self.pools = [pb.PoolCapacity(pool=pool, slots=slots, idle=slots, runtimes=["command"], backend="test")]
+        self.cached: list[pb.CachedTree] = more.get("cached", [])
+        self.ttl = more.get("ttl", 60)
+        self.running: dict[int, pb.RunningAttempt] = {}
+        self.assignments: asyncio.Queue[pb.Assignment] = asyncio.Queue()
+        self.cancels: asyncio.Queue[pb.CancelAttempt] = asyncio.Queue()
+        self.kills: asyncio.Queue[pb.KillAttempt] = asyncio.Queue()
+        self.verdicts: asyncio.Queue[pb.ReportVerdict] = asyncio.Queue()
+        self.acks: asyncio.Queue[pb.StreamLogsResponse] = asyncio.Queue()
+        self.acked = 0
+        self.term = 0
+        self.lease = 0
+        self.create_revision = 0
+        self.record = NodeRecord(
+            node=name,
+            address="127.0.0.1:1",
+            incarnation=0,
+            pools=(PoolSlots(pool=pool, slots=slots),),
+        )
+        self.beats = True
+        self._sequence = itertools.count(1)
+        self._call: Any = None
+        self._logs: Any = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def register(self) -> None:
+        """Take a lease and put the node's key on it."""
+        self.lease = await self.plane.kv.grant(self.ttl)
+        done = await self.plane.transactions.register_node(self.record, self.lease)
+        self.record, self.create_revision = done.record, done.create_revision
+
+    async def touch(self) -> None:
+        """Move the key's revision, as a node cut off from the leader does."""
+        done = await self.plane.transactions.touch_node(self.record, self.lease, self.create_revision)
+        self.record = done.record
+
+    async def connect(self, *, register: bool = True) -> Node:
+        """Say Hello and go on beating until `disconnect`."""
+        if register and not self.lease:
+            await self.register()
+        stub = self.plane.stub("internal", ("node",))
+        self._call = stub.Connect()
+        self._logs = stub.StreamLogs()
+        hello = pb.Hello(
+            node=self.name,
+            incarnation=self.record.incarnation,
+            attempts=self.running.values(),
+            pools=self.pools,
+            cached=self.cached,
+        )
+        await self._call.write(pb.ConnectRequest(term=self.term, hello=hello))
+        first = await soon(self._call.read())
+        assert first.WhichOneof("message") == "welcome"
+        self.term = first.term
+        self._tasks = [
+            asyncio.create_task(self._read(self._call)),
+            asyncio.create_task(self._read_acks(self._logs)),
+            asyncio.create_task(self._beat(self._call)),
+        ]
+        return self
+
+    async def disconnect(self) -> None:
+        """Break both streams."""
+        for task in self._tasks:
+            task.cancel()
+        for call in (self._call, self._logs):
+            if call is not None:
+                call.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+
+    async def beat(self) -> None:
+        """One heartbeat."""
+        beat = pb.Heartbeat(sequence=next(self._sequence), attempts=self.running.values(), pools=self.pools)
+        await self._call.write(pb.ConnectRequest(term=self.term, heartbeat=beat))
+
+    async def next(self) -> pb.Assignment:
+        """The next assignment; from now on the node says that it runs."""
+        assignment = await soon(self.assignments.get())
+        self.take(assignment)
+        return assignment
+
+    def take(self, assignment: pb.Assignment) -> None:
+        """Say that it runs."""
+        self.running[assignment.token] = pb.RunningAttempt(
+            tenant=assignment.tenant,
+            task_id=assignment.task_id,
+            token=assignment.token,
+            uid=assignment.uid,
+            phase=pb.ATTEMPT_PHASE_RUNNING,
+        )
+
+    async def reject(self, assignment: pb.Assignment) -> None:
+        """No slot for it after all."""
+        self.running.pop(assignment.token, None)
+        reject = pb.Reject(
+            tenant=assignment.tenant, task_id=assignment.task_id, token=assignment.token, message="no slot"
+        )
+        await self._call.write(pb.ConnectRequest(term=self.term, reject=reject))
+
+    async def report(self, assignment: pb.Assignment, **outcome: Any) -> None:
+        """Report its end, by default a success."""
+        outcome.setdefault("state", task_pb2.ATTEMPT_STATE_SUCCEEDED)
+        outcome.setdefault("reason", task_pb2.END_REASON_COMPLETED)
+        if outcome["state"] == task_pb2.ATTEMPT_STATE_SUCCEEDED:
+            outcome.setdefault("exit_code", 0)
+        report = pb.AttemptReport(
+            tenant=assignment.tenant,
+            task_id=assignment.task_id,
+            token=assignment.token,
+            uid=assignment.uid,
+            outcome=pb.AttemptOutcome(**outcome),
+        )
+        await self._call.write(pb.ConnectRequest(term=self.term, report=report))
+
+    async def finish(self, assignment: pb.Assignment, **outcome: Any) -> int:
+        """Report its end, and answer the verdict."""
+        await self.report(assignment, **outcome)
+        verdict = await soon(self.verdicts.get())
+        assert verdict.uid == assignment.uid
+        if verdict.verdict != pb.ReportVerdict.VERDICT_RETRY:
+            self.running.pop(assignment.token, None)
+        return verdict.verdict
+
+    async def write(
+        self, assignment: pb.Assignment, offset: int, data: bytes, *, end: bool = False, token: int = 0
+    ) -> None:
+        """Send a chunk of its log."""
+        await self._logs.write(
+            pb.StreamLogsRequest(
+                term=self.term,
+                tenant=assignment.tenant,
+                task_id=assignment.task_id,
+                uid=assignment.uid,
+                token=token or assignment.token,
+                chunk=task_pb2.LogChunk(
+                    attempt=assignment.attempt, offset=offset, data=data, stream=task_pb2.LOG_STREAM_STDOUT
+                ),
+                end=end,
+            )
+        )
+
+    async def ack(self, holds: Callable[[pb.StreamLogsResponse], bool]) -> pb.StreamLogsResponse:
+        """The first answer on the log stream that `holds`."""
+        async with asyncio.timeout(DEADLINE):
+            while True:
+                response = await self.acks.get()
+                if holds(response):
+                    return response
+
+    async def _read(self, call: Any) -> None:
+        queues = {
+            "assignment": self.assignments,
+            "cancel": self.cancels,
+            "kill": self.kills,
+            "verdict": self.verdicts,
+        }
+        with contextlib.suppress(Exception):
+            while (response := await call.read()) is not grpc.aio.EOF:
+                kind = response.WhichOneof("message")
+                if kind == "heartbeat_ack":
+                    self.acked = response.heartbeat_ack.sequence
+                elif kind in queues:
+                    queues[kind].put_nowait(getattr(response, kind))
+
+    async def _read_acks(self, call: Any) -> None:
+        with contextlib.suppress(Exception):
+            while (response := await call.read()) is not grpc.aio.EOF:
+                self.acks.put_nowait(response)
+
+    async def _beat(self, call: Any) -> None:
+        with contextlib.suppress(Exception):
+            while True:
+                if self.beats:
+                    await self.beat()
+                await asyncio.sleep(0.1)
+
+
+def duration(seconds: float) -> Any:
+    """A protobuf duration."""
+    from google.protobuf.duration_pb2 import Duration
+
+    value = Duration()
+    value.FromMilliseconds(round(seconds * 1000))
+    return value
+
+
+def memory_objects() -> MemoryObjects:
+    """An empty object store."""
+    return MemoryObjects()
