@@ -243,7 +243,13 @@ class AttemptRunner:
         self._log = around.shipper.open(self.attempt, slot)
         self.processes_gone.clear()
         limits = limits_of(assignment, template.limits)
-        await slot.start(self.attempt, launch, limits, self._tree.path, around.deadline())
+        try:
+            await slot.start(self.attempt, launch, limits, self._tree.path, around.deadline())
+        except InvalidArgumentError as error:  # refused before anything was done
+            self.processes_gone.set()
+            around.shipper.close(self._log)
+            self._timers = self._log = None
+            return self._failed(EndReason.START_FAILED, error.message)
         started = around.clock.boottime()
         around.metrics.sandbox_seconds.labels(assignment.pool).observe(started - now)
         around.metrics.start_seconds.labels(assignment.pool).observe(started - self._arrived)

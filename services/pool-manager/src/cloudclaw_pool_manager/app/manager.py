@@ -142,6 +142,11 @@ class PoolManager:
             self._serving(True)
         _log.info("draining" if draining else "taking work", attempts=len(table.runners()))
 
+    def resize(self, pool: str, slots: int) -> None:
+        """Change the size of a pool. Raises `InvalidArgumentError` above its hard cap."""
+        self.templates[pool].slots.resize(slots)
+        self._node.describe(pools=self.table.pool_slots())
+
     # -- start --
 
     async def _start(self, equip: Callable[[int], Awaitable[Equipment]], first: bool | None) -> None:

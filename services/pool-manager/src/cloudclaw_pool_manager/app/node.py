@@ -10,7 +10,7 @@ import structlog
 from msgspec.structs import replace
 
 from cloudclaw.clock import Clock
-from cloudclaw.coordination.records import AttemptEnd, NodeRecord
+from cloudclaw.coordination.records import AttemptEnd, NodeRecord, PoolSlots
 from cloudclaw.coordination.transactions import Token, Transactions, Versioned
 from cloudclaw.errors import AbortedError, FencedError, UnavailableError
 from cloudclaw_pool_manager.app.fencing import TOUCH_AFTER, Contact
@@ -79,9 +79,13 @@ class Node:
         self._contact.renewed(self._lease.last_renewal_sent)
         return self._contact.deadline()
 
-    def describe(self, record: NodeRecord) -> None:
-        """What the node's key should say; written with the next touch. `incarnation` and `touched` are ours."""
-        changed = replace(record, incarnation=self._record.incarnation, touched=self._record.touched)
+    def describe(self, *, address: str | None = None, pools: tuple[PoolSlots, ...] | None = None) -> None:
+        """Change what the node's key says; written with the next touch."""
+        changed = replace(
+            self._record,
+            address=self._record.address if address is None else address,
+            pools=self._record.pools if pools is None else pools,
+        )
         self._dirty = self._dirty or changed != self._record
         self._record = changed
 

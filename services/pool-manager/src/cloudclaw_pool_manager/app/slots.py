@@ -8,6 +8,7 @@ slots cannot exceed the cap.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ import structlog
 
 from cloudclaw.clock import Clock
 from cloudclaw.errors import InvalidArgumentError
+from cloudclaw_pool_manager.app.metrics import NodeMetrics
 from cloudclaw_pool_manager.app.timing import cancel, wait_until
 from cloudclaw_pool_manager.domain.slot import SlotState, quarantine
 from cloudclaw_pool_manager.ports.backend import PoolAdapter, Slot, SlotFailedError, SlotPhase, SlotStatus
@@ -77,7 +79,9 @@ class SlotEntry:
 class SlotPool:
     """The slots of one pool on this node."""
 
-    def __init__(self, name: str, adapter: PoolAdapter, clock: Clock, *, slots: int, hard_cap: int):
+    def __init__(
+        self, name: str, adapter: PoolAdapter, clock: Clock, *, slots: int, hard_cap: int, metrics: NodeMetrics
+    ):
         self.name = name
         self.hard_cap = hard_cap
         self.size = slots
@@ -89,6 +93,9 @@ class SlotPool:
             entry.gone.set()
         self._idle: deque[SlotEntry] = deque()
         self._waiting: deque[tuple[asyncio.Future[SlotEntry], Occupant]] = deque()
+        self._failed = metrics.slot_failures.labels(name)
+        for state in SlotState:
+            metrics.slots.labels(name, state.name.lower()).set_function(functools.partial(self.count, state))
 
     @property
     def entries(self) -> Sequence[SlotEntry]:
@@ -291,6 +298,7 @@ class SlotPool:
         entry.failures += 1
         entry.last_failure = message
         entry.retire.set()
+        self._failed.inc()
         _log.warning("a slot is sick", pool=self.name, slot=entry.name, failures=entry.failures, error=message)
         if entry.occupant is not None:
             entry.occupant.on_slot_failed(message)

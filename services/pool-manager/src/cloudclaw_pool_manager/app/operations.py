@@ -1,0 +1,92 @@
+"""What operators do to one node: look at its pools and slots, resize, drain, recycle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cloudclaw.errors import NotFoundError, PreconditionError
+from cloudclaw_pool_manager.app.attempts import AttemptRunner
+from cloudclaw_pool_manager.app.manager import PoolManager
+from cloudclaw_pool_manager.app.runner import Template
+from cloudclaw_pool_manager.app.slots import SlotEntry
+from cloudclaw_pool_manager.domain.slot import SlotState
+
+
+@dataclass(frozen=True, slots=True)
+class SlotView:
+    """One slot as operators see it; `name` is unique on the node."""
+
+    name: str
+    entry: SlotEntry
+    attempt: AttemptRunner | None
+
+
+class Operations:
+    """Use cases over a running `PoolManager`."""
+
+    def __init__(self, manager: PoolManager):
+        self._manager = manager
+
+    @property
+    def node(self) -> str:
+        """The node's id."""
+        return self._manager.node
+
+    @property
+    def draining(self) -> bool:
+        """The node takes no new work."""
+        return self._manager.table.draining
+
+    def pools(self, name: str = "") -> list[tuple[str, Template]]:
+        """All pools, or the one named. Raises `NotFoundError`."""
+        templates = self._manager.templates
+        if name and name not in templates:
+            raise NotFoundError(f"node {self.node} has no pool {name!r}; it has {', '.join(sorted(templates))}")
+        return [(pool, template) for pool, template in sorted(templates.items()) if not name or pool == name]
+
+    def slots(self, pool: str = "") -> list[SlotView]:
+        """Slots by pool and number, GONE ones left out unless they are wanted."""
+        several = len(self._manager.templates) > 1
+        return [
+            SlotView(
+                name=f"{name}/{entry.name}" if several else entry.name,
+                entry=entry,
+                attempt=entry.occupant if isinstance(entry.occupant, AttemptRunner) else None,
+            )
+            for name, template in self.pools(pool)
+            for entry in template.slots.entries
+            if entry.state is not SlotState.GONE or entry.number < template.slots.size
+        ]
+
+    def resize(self, pool: str, slots: int) -> tuple[str, Template]:
+        """Change a pool's size until the next start. `NotFoundError`; `InvalidArgumentError` above the hard cap."""
+        name, template = self.pools(pool or "default")[0]
+        self._manager.resize(name, slots)
+        return name, template
+
+    async def drain(self) -> int:
+        """Take no new work; answers how many attempts still run."""
+        await self._manager.set_draining(True)
+        return len(self._manager.table.runners())
+
+    async def undrain(self) -> None:
+        """Take work again."""
+        await self._manager.set_draining(False)
+
+    def recycle(self, slot: str, *, force: bool) -> SlotView:
+        """Replace one slot. `NotFoundError`; `PreconditionError` while an attempt is in it, unless `force`."""
+        found = [view for view in self.slots() if slot in (view.name, f"{view.entry.pool}/{view.entry.name}")]
+        if not found:
+            known: Sequence[str] = [view.name for view in self.slots()]
+            raise NotFoundError(f"node {self.node} has no slot {slot!r}; it has {', '.join(known) or 'none'}")
+        view = found[0]
+        if view.entry.occupant is not None and not force:
+            raise PreconditionError(
+                f"slot {view.name} runs an attempt; wait for it, or use `force` to end it with SLOT_FAILED",
+                subject=view.name,
+                reason="SLOT_ASSIGNED",
+            )
+        template = self._manager.templates[view.entry.pool]
+        template.slots.recycle(view.entry, "recycled by an operator")
+        return view
