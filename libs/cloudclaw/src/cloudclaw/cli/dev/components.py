@@ -92,13 +92,7 @@ class Components:
         return ChildSpec("objects", argv, environment)
 
     def _scheduler(self) -> ChildSpec:
-        return self._service(
-            "scheduler",
-            "cloudclaw_scheduler",
-            "CLAW_SCHEDULER_",
-            DATA_DIR=str(self._directory.path / "scheduler"),
-            TOKEN_FILE=str(self._node_token),
-        )
+        return self._service("scheduler", "cloudclaw_scheduler", "CLAW_SCHEDULER_")
 
     def _workspace(self) -> ChildSpec:
         return self._service(

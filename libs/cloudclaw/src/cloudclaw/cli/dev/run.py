@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -170,6 +171,8 @@ def _complete(nodes: Sequence[scheduler_pb2.NodeStatus], options: DevOptions) ->
 
 def main(options: DevOptions) -> int:
     """Run it; a refusal is one line on standard error."""
+    # Children are exec'd at once, so gRPC has nothing to do at a fork, and need not remark on it.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     try:
         return asyncio.run(run_dev(options))
     except TimeoutError:
