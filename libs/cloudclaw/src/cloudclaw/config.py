@@ -327,11 +327,20 @@ def _depth(cls: type[BaseModel], path: Sequence[str]) -> int:
 def _help(cls: type[ServiceSettings]) -> str:
     lines = ["settings (variable, TOML path, meaning; default):"]
     for path, field in fields(cls):
-        default = field.get_default(call_default_factory=True, validated_data={}) if not field.is_required() else None
-        shown = "required" if field.is_required() else f"default {default!s}" if default not in ("", None) else ""
+        default = _default(cls, path)
+        shown = "required" if field.is_required() else "" if default in ("", None) else f"default {default}"
         lines.append(f"  {environment_name(cls, path)}  [{'.'.join(path)}]")
         lines.append("      " + "; ".join(part for part in (field.description or "", shown) if part))
     return "\n".join(lines)
+
+
+def _default(cls: type[BaseModel], path: Sequence[str]) -> object:
+    """The value of the field at `path` when nobody sets it: a service may have its own default of a group."""
+    field = cls.model_fields[path[0]]
+    value = None if field.is_required() else field.get_default(call_default_factory=True, validated_data={})
+    for step in path[1:]:
+        value = getattr(value, step, None)
+    return value
 
 
 def _refuse(problems: str) -> NoReturn:

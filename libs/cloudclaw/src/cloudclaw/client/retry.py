@@ -30,13 +30,17 @@ class Patience:
 
     async def call(self, make: Callable[[], Awaitable[T]]) -> T:
         """What `make()` answers, made anew while it raises `UnavailableError`."""
+
+        async def once() -> T:
+            return await make()
+
         attempts = AsyncRetrying(
             retry=retry_if_exception_type(UnavailableError),
             stop=stop_after_delay(self.seconds),
             wait=_wait,
             reraise=True,
         )
-        return await attempts(make)
+        return await attempts(once)
 
     async def stream(self, open_stream: Callable[[], AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
         """The stream's messages; after a break it is opened again, and `open_stream` knows where to go on."""
