@@ -124,7 +124,7 @@ class EtcdKeyValue:
         keys_only: bool = False,
         created_before: int = 0,
     ) -> RangeResult:
-        first = max(prefix.encode(), start_after.encode() + b"\0") if start_after else prefix.encode()
+        first = max(prefix.encode(), start_after.encode() + b"\0") if start_after else prefix.encode() or b"\0"
         request = RangeRequest(
             key=first,
             range_end=prefix_end(prefix.encode()),
@@ -171,8 +171,8 @@ class EtcdKeyValue:
         return TxnResult(False, response.header.revision, read)
 
     def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[WatchBatch, None]:
-        key = prefix.encode()
-        return etcd_watch.watch(self._watch, self._clock, key, prefix_end(key), after_revision)
+        key = prefix.encode() or b"\0"
+        return etcd_watch.watch(self._watch, self._clock, key, prefix_end(prefix.encode()), after_revision)
 
     async def grant(self, ttl: int) -> int:
         request = LeaseGrantRequest(TTL=ttl)
@@ -231,6 +231,8 @@ def translated(error: grpc.aio.AioRpcError, call: str, revision: int = 0) -> Exc
         return LeaseLostError("the lease is gone")
     if code is grpc.StatusCode.OUT_OF_RANGE and "compacted" in details:
         return CompactedError(revision + 1)  # etcd does not say how far; at least the one asked for is gone
+    if code is grpc.StatusCode.INVALID_ARGUMENT:
+        return ValueError(f"etcd refused the {call}: {details[:200]}")
     if code is grpc.StatusCode.OUT_OF_RANGE:
         return OutOfRangeError(f"etcd refused revision {revision}: {details[:200]}")
     return error

@@ -68,7 +68,7 @@ async def _batches(stream: Any, following: int) -> AsyncGenerator[WatchBatch, No
         if events:
             batch = WatchBatch(events[-1].kv.mod_revision, _converted(events))
             events = []
-        elif response.header.revision >= following:
+        elif response.header.revision >= following - 1:
             batch = WatchBatch(response.header.revision, ())  # sent only to a watch that has caught up
         else:
             continue

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from cloudclaw.clock import Clock
 from cloudclaw.coordination.port import (
+    MAX_OPERATIONS,
     Absent,
     CompactedError,
     CreateIs,
@@ -149,6 +150,8 @@ class MemoryKeyValue:
         keys = [write.key for write in writes]
         if len(set(keys)) != len(keys):
             raise ValueError(f"a transaction may write a key once only: {keys}")
+        if max(len(guards), len(writes), len(read_on_failure)) > MAX_OPERATIONS:
+            raise ValueError(f"more than {MAX_OPERATIONS} operations in a transaction")
         if not all(map(self._holds, guards)):
             result = TxnResult(False, self._revision, [self._live[key] for key in read_on_failure if key in self._live])
         else:

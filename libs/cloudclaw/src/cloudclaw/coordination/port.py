@@ -8,7 +8,10 @@ from __future__ import annotations
 import enum
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
+
+MAX_OPERATIONS: Final = 128
+"""Guards, writes and reads of one transaction, each (etcd's default)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +177,11 @@ class KeyValue(Protocol):
     async def txn(
         self, guards: Sequence[Guard], writes: Sequence[Write], *, read_on_failure: Sequence[str] = ()
     ) -> TxnResult:
-        """All `writes` if all `guards` hold, else none of them. Sent once, never retried."""
+        """All `writes` if all `guards` hold, else none of them. Sent once, never retried.
+
+        Raises `LeaseLostError` when a `Put` names a lease that is gone, and `ValueError` for a transaction that is
+        wrong in itself: a key written twice, or more than `MAX_OPERATIONS` guards, writes or reads.
+        """
         ...
 
     def watch(self, prefix: str, after_revision: int) -> AsyncGenerator[WatchBatch, None]:
