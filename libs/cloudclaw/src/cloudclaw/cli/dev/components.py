@@ -149,7 +149,8 @@ class Components:
 def _environment() -> dict[str, str]:
     """What children inherit: enough to run, and nothing of the caller's secrets."""
     kept = ("PATH", "LANG", "LC_ALL", "TMPDIR", "XDG_CACHE_HOME", "HOME")
-    return {name: os.environ[name] for name in kept if name in os.environ}
+    # Without gRPC's fork handlers: what forks here is exec'd at once, and their remarks are no JSON lines.
+    return {"GRPC_ENABLE_FORK_SUPPORT": "0"} | {name: os.environ[name] for name in kept if name in os.environ}
 
 
 def _binary(name: str) -> Path:
