@@ -13,6 +13,11 @@ from tests.support.slots import Node
 
 
 @pytest.fixture
+def require_bwrap() -> None:
+    require_bubblewrap()
+
+
+@pytest.fixture
 async def node() -> AsyncIterator[Node]:
     require_bubblewrap()
     async with slots.node() as made:

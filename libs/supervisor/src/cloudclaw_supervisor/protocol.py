@@ -1,8 +1,9 @@
 """Messages between a manager and a supervisor: JSON objects, one a line, over the slot's Unix socket.
 
 A request is `{"id": n, "op": name, …}` and is answered by `{"id": n, "ok": …}` or
-`{"id": n, "error": kind, "message": text}`; an answer may carry the slot's `status` too. Without being asked the supervisor sends
-`{"status": …}` when something changed, and `{"fenced": true}` before it drops a manager for a newer one.
+`{"id": n, "error": kind, "message": text}`; an answer may carry the slot's `status` too. Without being
+asked the supervisor sends `{"status": …}` when something changed, and `{"fenced": true}` before it drops
+a manager for a newer one.
 """
 
 from __future__ import annotations

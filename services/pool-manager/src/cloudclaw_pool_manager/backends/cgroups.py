@@ -174,7 +174,7 @@ class CgroupV1:
         for group in groups:
             until_empty(group, thaw=frozen / "freezer.state" if frozen in groups and frozen else None)
         for group in groups:
-            group.rmdir()
+            remove_empty(group)
             with ignoring(errno.EBUSY, errno.ENOTEMPTY):  # other slots of the node are still there
                 group.parent.rmdir()
         self._applied = None
@@ -277,8 +277,8 @@ class CgroupV2:
         for group in (self._box, self._slot / "sup"):
             if group.exists():
                 until_empty(group)
-                group.rmdir()
-        self._slot.rmdir()
+                remove_empty(group)
+        remove_empty(self._slot)
         with ignoring(errno.EBUSY, errno.ENOTEMPTY):
             self._slot.parent.rmdir()
         self._applied = None
@@ -301,6 +301,24 @@ def ignoring(*numbers: int) -> contextlib.AbstractContextManager[None]:
 def read_int(path: Path) -> int:
     """The number in a cgroup file."""
     return int(path.read_text())
+
+
+def remove_empty(group: Path) -> None:
+    """Remove a group without processes; one that is still being reaped keeps it busy for a moment.
+
+    Raises:
+        OSError: it is still busy after ten seconds.
+    """
+    limit = time.monotonic() + _EMPTY_WITHIN
+    while True:
+        try:
+            group.rmdir()
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > limit:
+                raise
+            time.sleep(0.001)
+        else:
+            return
 
 
 def until_empty(group: Path, thaw: Path | None = None) -> None:
