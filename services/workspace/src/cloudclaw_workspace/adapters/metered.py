@@ -1,0 +1,106 @@
+"""`MeteredManager`: counts what passes through a `WorkspaceManager`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
+from cloudclaw.clock import Clock
+from cloudclaw.coordination.records import SnapshotPointer
+from cloudclaw.errors import CloudClawError
+from cloudclaw.snapshots.port import Change, FileEntry, SnapshotResult, Tree, WorkspaceManager
+
+_SECONDS = (0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0)
+
+
+class Metrics:
+    """The metrics of trees and snapshots; the table is in the service's README."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self.snapshots = Counter("cloudclaw_workspace_snapshots", "Snapshots stored", registry=registry)
+        self.snapshot_bytes = Counter(
+            "cloudclaw_workspace_snapshot_bytes", "Content of the snapshots stored", registry=registry
+        )
+        self.stored_bytes = Counter(
+            "cloudclaw_workspace_stored_bytes", "Bytes that snapshots added to the object store", registry=registry
+        )
+        self.read_bytes = Counter("cloudclaw_workspace_read_bytes", "File contents read by users", registry=registry)
+        self.seconds = Histogram(
+            "cloudclaw_workspace_tree_seconds",
+            "Time of work on trees",
+            ["operation"],
+            registry=registry,
+            buckets=_SECONDS,
+        )
+        self.failures = Counter(
+            "cloudclaw_workspace_tree_failures", "Failed work on trees", ["operation", "code"], registry=registry
+        )
+        self.cached = Gauge("cloudclaw_workspace_cached_trees", "Trees that lie ready", registry=registry)
+
+
+class MeteredManager:
+    """A `WorkspaceManager` that counts and times another."""
+
+    def __init__(self, inner: WorkspaceManager, metrics: Metrics, clock: Clock) -> None:
+        self._inner = inner
+        self._metrics = metrics
+        self._clock = clock
+
+    async def checkout(self, tenant: str, base: SnapshotPointer | None, uid: str) -> Tree:
+        started = self._clock.boottime()
+        try:
+            tree = await self._inner.checkout(tenant, base, uid)
+        except CloudClawError as error:
+            self._failed("checkout", error)
+            raise
+        self._took("checkout", started)
+        return tree
+
+    async def reopen(self, tenant: str, base: SnapshotPointer | None, uid: str) -> Tree | None:
+        return await self._inner.reopen(tenant, base, uid)
+
+    async def snapshot(self, tenant: str, tree: Tree, snapshot_id: str) -> SnapshotResult:
+        started = self._clock.boottime()
+        try:
+            result = await self._inner.snapshot(tenant, tree, snapshot_id)
+        except CloudClawError as error:
+            self._failed("snapshot", error)
+            raise
+        self._took("snapshot", started)
+        self._metrics.snapshots.inc()
+        self._metrics.snapshot_bytes.inc(result.pointer.bytes)
+        self._metrics.stored_bytes.inc(result.stored_bytes)
+        return result
+
+    async def release(self, tenant: str, tree: Tree, committed: SnapshotPointer | None) -> None:
+        started = self._clock.boottime()
+        await self._inner.release(tenant, tree, committed)
+        self._took("release", started)
+
+    async def sweep(self, live: set[str]) -> None:
+        await self._inner.sweep(live)
+        self._metrics.cached.set(len(self._inner.cached()))
+
+    async def manifest(self, tenant: str, pointer: SnapshotPointer) -> Sequence[FileEntry]:
+        return await self._inner.manifest(tenant, pointer)
+
+    async def diff(self, tenant: str, old: SnapshotPointer | None, new: SnapshotPointer) -> Sequence[Change]:
+        return await self._inner.diff(tenant, old, new)
+
+    async def read(
+        self, tenant: str, pointer: SnapshotPointer, path: bytes, *, offset: int = 0, length: int = 0
+    ) -> AsyncIterator[bytes]:
+        async for piece in self._inner.read(tenant, pointer, path, offset=offset, length=length):
+            self._metrics.read_bytes.inc(len(piece))
+            yield piece
+
+    def cached(self) -> Sequence[tuple[str, str]]:
+        return self._inner.cached()
+
+    def _took(self, operation: str, started: float) -> None:
+        self._metrics.seconds.labels(operation).observe(self._clock.boottime() - started)
+        self._metrics.cached.set(len(self._inner.cached()))
+
+    def _failed(self, operation: str, error: CloudClawError) -> None:
+        self._metrics.failures.labels(operation, error.code).inc()

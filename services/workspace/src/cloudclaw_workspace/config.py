@@ -1,0 +1,46 @@
+"""Settings of the workspace service: `CLAW_WORKSPACE_*`, or a TOML file given by `--config`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import SettingsConfigDict
+
+from cloudclaw.config import Group, ServerSettings, ServiceSettings
+from cloudclaw.snapshots.port import TreeLimits
+
+
+class LimitSettings(Group):
+    """What a workspace may hold."""
+
+    file_bytes: int = Field(default=256 << 20, gt=0, description="bytes of one file")
+    total_bytes: int = Field(default=2 << 30, gt=0, description="bytes of a workspace with its home")
+    files: int = Field(default=100_000, gt=0, description="files, directories and symlinks of a workspace")
+
+    def tree_limits(self) -> TreeLimits:
+        """As the snapshots want them."""
+        return TreeLimits(file_bytes=self.file_bytes, total_bytes=self.total_bytes, files=self.files)
+
+
+class WorkspaceSettings(ServiceSettings):
+    """The workspace service: keeps the tenants' file trees and their versions."""
+
+    model_config = SettingsConfigDict(env_prefix="CLAW_WORKSPACE_")
+
+    server: ServerSettings = ServerSettings(listen="127.0.0.1:7403")
+    data_dir: Path = Field(
+        default=Path("/var/lib/cloudclaw/workspace"),
+        description="directory for trees that are being written, and for those kept ready; of one process alone",
+    )
+    cache_bytes: int = Field(default=1 << 30, ge=0, description="bytes of trees kept ready for the next write")
+    limits: LimitSettings = LimitSettings()
+    max_writes: int = Field(default=32, gt=0, le=1024, description="user writes that are under way at once")
+    write_idle_timeout: float = Field(
+        default=60.0, gt=0, description="seconds that a write waits for the client's next message"
+    )
+    writer_ttl: int = Field(
+        default=10, ge=5, le=300, description="seconds after which the writer key of a process that died is free"
+    )
+    health_interval: float = Field(default=2.0, gt=0, description="seconds between two looks at etcd and the store")
+    stop_grace: float = Field(default=10.0, ge=0, description="seconds that running calls have to end on SIGTERM")

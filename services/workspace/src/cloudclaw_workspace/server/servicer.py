@@ -1,0 +1,172 @@
+"""`cloudclaw.v1.WorkspaceService`: converts, calls, converts back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from cloudclaw.errors import InvalidArgumentError, UnimplementedError
+from cloudclaw.ids import check_name
+from cloudclaw.rpc.auth import caller
+from cloudclaw.snapshots.port import TreeLimits
+from cloudclaw.v1 import workspace_pb2 as pb
+from cloudclaw.v1 import workspace_pb2_grpc
+from cloudclaw_workspace.app.browsing import Browser
+from cloudclaw_workspace.app.feed import Feed
+from cloudclaw_workspace.app.upload import extract
+from cloudclaw_workspace.app.workspaces import View, Workspaces
+from cloudclaw_workspace.app.writing import Writer, apply_edits
+from cloudclaw_workspace.server import convert
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+SERVICE = "cloudclaw.v1.WorkspaceService"
+
+
+class WorkspaceServicer(workspace_pb2_grpc.WorkspaceServiceServicer):
+    """The tenant is the caller's, never the request's."""
+
+    def __init__(
+        self, workspaces: Workspaces, browser: Browser, writer: Writer, limits: TreeLimits, *, patience: float
+    ) -> None:
+        """`patience`: seconds that a write waits for the client's next message."""
+        self._workspaces = workspaces
+        self._browser = browser
+        self._writer = writer
+        self._limits = limits
+        self._patience = patience
+
+    async def CreateWorkspace(self, request: pb.CreateWorkspaceRequest, context: Context) -> pb.CreateWorkspaceResponse:
+        tenant = caller().tenant
+        view = await self._workspaces.create(tenant, request.name)
+        return pb.CreateWorkspaceResponse(workspace=convert.workspace(tenant, view))
+
+    async def GetWorkspace(self, request: pb.GetWorkspaceRequest, context: Context) -> pb.GetWorkspaceResponse:
+        tenant = caller().tenant
+        view = await self._workspaces.get(tenant, request.name)
+        return pb.GetWorkspaceResponse(workspace=convert.workspace(tenant, view))
+
+    async def ListWorkspaces(self, request: pb.ListWorkspacesRequest, context: Context) -> pb.ListWorkspacesResponse:
+        tenant = caller().tenant
+        views, token = await self._workspaces.list(tenant, convert.page(request.page_size, request.page_token))
+        found = [convert.workspace(tenant, view) for view in views]
+        return pb.ListWorkspacesResponse(workspaces=found, next_page_token=token)
+
+    async def DeleteWorkspace(self, request: pb.DeleteWorkspaceRequest, context: Context) -> pb.DeleteWorkspaceResponse:
+        await self._workspaces.delete(caller().tenant, request.name)
+        return pb.DeleteWorkspaceResponse()
+
+    async def ForkWorkspace(self, request: pb.ForkWorkspaceRequest, context: Context) -> pb.ForkWorkspaceResponse:
+        tenant = caller().tenant
+        view = await self._workspaces.fork(tenant, request.source, request.snapshot_id, request.name)
+        return pb.ForkWorkspaceResponse(workspace=convert.workspace(tenant, view))
+
+    async def ListSnapshots(self, request: pb.ListSnapshotsRequest, context: Context) -> pb.ListSnapshotsResponse:
+        name = check_name(request.workspace, "workspace")
+        page = convert.page(request.page_size, request.page_token)
+        records, token = await self._browser.snapshots(caller().tenant, name, page)
+        return pb.ListSnapshotsResponse(
+            snapshots=[convert.snapshot(name, record) for record in records], next_page_token=token
+        )
+
+    async def GetSnapshot(self, request: pb.GetSnapshotRequest, context: Context) -> pb.GetSnapshotResponse:
+        name = check_name(request.workspace, "workspace")
+        record = await self._browser.snapshot(caller().tenant, name, request.snapshot_id)
+        return pb.GetSnapshotResponse(snapshot=convert.snapshot(name, record))
+
+    async def DiffSnapshots(self, request: pb.DiffSnapshotsRequest, context: Context) -> pb.DiffSnapshotsResponse:
+        changes, token = await self._browser.diff(
+            caller().tenant,
+            check_name(request.workspace, "workspace"),
+            request.from_snapshot_id,
+            request.to_snapshot_id,
+            convert.page(request.page_size, request.page_token),
+        )
+        return pb.DiffSnapshotsResponse(files=[convert.changed(change) for change in changes], next_page_token=token)
+
+    async def RestoreSnapshot(self, request: pb.RestoreSnapshotRequest, context: Context) -> pb.RestoreSnapshotResponse:
+        tenant = caller().tenant
+        name = check_name(request.workspace, "workspace")
+        await self._browser.snapshot(tenant, name, request.snapshot_id)
+        record = await self._writer.restore(tenant, name, request.snapshot_id)
+        return pb.RestoreSnapshotResponse(workspace=convert.workspace(tenant, View(record)))
+
+    async def ListFiles(self, request: pb.ListFilesRequest, context: Context) -> pb.ListFilesResponse:
+        entries, token = await self._browser.files(
+            caller().tenant,
+            check_name(request.workspace, "workspace"),
+            request.snapshot_id,
+            request.path,
+            recursive=request.recursive,
+            page=convert.page(request.page_size, request.page_token),
+        )
+        return pb.ListFilesResponse(files=[convert.file(entry) for entry in entries], next_page_token=token)
+
+    async def ReadFile(self, request: pb.ReadFileRequest, context: Context) -> AsyncIterator[pb.ReadFileResponse]:
+        name = check_name(request.workspace, "workspace")
+        pieces = self._browser.read(
+            caller().tenant, name, request.snapshot_id, request.path, request.offset, request.length
+        )
+        async for piece in pieces:
+            yield pb.ReadFileResponse(data=piece)
+
+    async def DownloadArchive(
+        self, request: pb.DownloadArchiveRequest, context: Context
+    ) -> AsyncIterator[pb.DownloadArchiveResponse]:
+        name = check_name(request.workspace, "workspace")
+        gathered = bytearray()
+        async for piece in self._browser.archive(caller().tenant, name, request.snapshot_id):
+            gathered += piece
+            if len(gathered) >= convert.MAX_DATA:
+                yield pb.DownloadArchiveResponse(data=bytes(gathered))
+                gathered.clear()
+        yield pb.DownloadArchiveResponse(data=bytes(gathered))
+
+    async def WriteFiles(
+        self, request_iterator: AsyncIterator[pb.WriteFilesRequest], context: Context
+    ) -> pb.WriteFilesResponse:
+        first = await anext(request_iterator, pb.WriteFilesRequest())
+        if first.WhichOneof("message") != "header":
+            raise InvalidArgumentError("the first message must be a header", field="header")
+        edits = Feed((convert.edit(request) async for request in request_iterator), patience=self._patience)
+        pointer = await self._writer.write(
+            caller().tenant,
+            check_name(first.header.workspace, "workspace"),
+            apply_edits(edits),
+            expected_head=first.header.expected_head,
+            on_cancel=edits.close,
+        )
+        return pb.WriteFilesResponse(snapshot=convert.reference(pointer))
+
+    async def UploadArchive(
+        self, request_iterator: AsyncIterator[pb.UploadArchiveRequest], context: Context
+    ) -> pb.UploadArchiveResponse:
+        first = await anext(request_iterator, pb.UploadArchiveRequest())
+        if first.WhichOneof("message") != "header":
+            raise InvalidArgumentError("the first message must be a header", field="header")
+        chunks = Feed(_archive(request_iterator), patience=self._patience)
+        pointer = await self._writer.write(
+            caller().tenant,
+            check_name(first.header.workspace, "workspace"),
+            extract(chunks, self._limits, replace=first.header.replace),
+            expected_head=first.header.expected_head,
+            on_cancel=chunks.close,
+        )
+        return pb.UploadArchiveResponse(snapshot=convert.reference(pointer))
+
+    def DownloadArtifact(
+        self, request: pb.DownloadArtifactRequest, context: Context
+    ) -> AsyncIterator[pb.DownloadArtifactResponse]:
+        raise UnimplementedError(
+            "artifacts are not collected yet; read the file from the task's snapshot with ReadFile"
+        )
+
+
+async def _archive(requests: AsyncIterator[pb.UploadArchiveRequest]) -> AsyncIterator[bytes]:
+    async for request in requests:
+        if request.WhichOneof("message") != "data":
+            raise InvalidArgumentError("after the header come only data", field="data")
+        if request.data:
+            yield convert.data(request.data)
