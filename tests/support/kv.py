@@ -73,10 +73,13 @@ class FaultyKeyValue:
         self.sent: Counter[str] = Counter()
         """Calls that were made, by method."""
         self._failures: Counter[tuple[str, bool]] = Counter()
+        self._then: dict[str, str] = {}
 
-    def fail_next(self, call: str, *, applied: bool = False, times: int = 1) -> None:
-        """The next `times` calls of `call` raise `UnavailableError`, done (`applied`) or not."""
-        self._failures[call, applied] += times
+    def fail_next(self, call: str, *, applied: bool = False, then: str = "") -> None:
+        """The next call of `call` raises `UnavailableError`, done (`applied`) or not; so does the next one of
+        `then` after it."""
+        self._failures[call, applied] += 1
+        self._then[call] = then
 
     async def get(self, key: str) -> Entry | None:
         with self._call("get"):
@@ -142,9 +145,12 @@ class FaultyKeyValue:
         yield
 
     def _take(self, call: str, *, applied: bool) -> bool:
-        taken = self._failures[call, applied] > 0
-        self._failures[call, applied] -= taken
-        return taken
+        if not self._failures[call, applied]:
+            return False
+        self._failures[call, applied] -= 1
+        if then := self._then.pop(call, ""):
+            self._failures[then, False] += 1
+        return True
 
 
 class Store(Protocol):
