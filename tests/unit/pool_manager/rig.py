@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from cloudclaw.coordination import keys
 from cloudclaw.coordination.lease import NodeLease
@@ -158,9 +159,7 @@ class FakeChannel:
     def stream_logs(self, requests: AsyncIterator[pb.StreamLogsRequest]) -> AsyncIterator[pb.StreamLogsResponse]:
         return self._run("logs", requests, self._leader.took_log)
 
-    async def _run(
-        self, kind: str, requests: AsyncIterator[object], took: Callable[..., None]
-    ) -> AsyncIterator[object]:  # type: ignore[misc]
+    async def _run(self, kind: str, requests: AsyncIterator[object], took: Callable[..., None]) -> AsyncIterator[Any]:
         leader = self._leader
         if not leader.up:
             raise UnavailableError("nobody listens")

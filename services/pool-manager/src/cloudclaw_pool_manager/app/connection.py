@@ -130,22 +130,24 @@ class Connection:
 
     async def run(self) -> None:
         """Until cancelled."""
-        pause, hint = BACKOFF[0], ""
+        pause, hint, told = BACKOFF[0], "", ("", "")
         while True:
             await self._allowed.wait()
             endpoint, hint = hint or next(self._endpoints), ""
             self._welcomed.clear()
             error = await self._session(endpoint)
             if self._welcomed.is_set():
-                pause = BACKOFF[0]
+                pause, told = BACKOFF[0], ("", "")
             if error is not None and error.reason == "NOT_LEADER":
                 hint = error.metadata.get("leader", "")
                 if hint and pause == BACKOFF[0]:
                     pause = BACKOFF[0] * 2  # a second redirect in a row waits
                     continue
             elif self._allowed.is_set():
-                what = error.message if error is not None else "the leader closed the stream"
-                _log.warning("not connected to a leader", endpoint=endpoint, error=what)
+                what = (endpoint, error.message if error is not None else "the leader closed the stream")
+                if what != told:
+                    _log.warning("not connected to a leader", endpoint=endpoint, error=what[1])
+                told = what
             await self._clock.sleep(pause)
             pause = min(pause * 2, BACKOFF[1])
 

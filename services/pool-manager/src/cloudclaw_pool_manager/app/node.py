@@ -183,17 +183,24 @@ class Node:
         """Touch the node's key while no acks come, and when what it says has changed. Returns when the key is not
         ours any more."""
         last = 0.0
+        failing = False
         while True:
             now = self._clock.boottime()
             self._metrics.contact_age.set(self._contact.age(now))
-            quiet = self._contact.needs_touch(now) and now - last >= TOUCH_AFTER
-            if self._key is not None and (quiet or self._dirty):
+            wanted = self._dirty or self._contact.needs_touch(now)
+            if self._key is not None and wanted and now - last >= TOUCH_AFTER:
                 last = now
                 try:
                     if not await self._touch_once(self._key):
                         return
                 except UnavailableError as error:
-                    _log.warning("a touch of the node's key failed", error=error.message)
+                    if not failing:
+                        _log.warning("the node's key cannot be touched", error=error.message)
+                    failing = True
+                else:
+                    if failing:
+                        _log.info("the node's key can be touched again")
+                    failing = False
             await self._clock.sleep(_LOOK)
 
     async def _touch_once(self, key: Versioned[NodeRecord]) -> bool:
