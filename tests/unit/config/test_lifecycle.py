@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
@@ -92,7 +93,7 @@ async def test_the_stack_releases_newest_first_and_all_of_it() -> None:
 
     stack = Stack()
     for name in ("clients", "leases", "intake"):
-        stack.push(name, lambda name=name: release(name))
+        stack.push(name, partial(release, name))
     with pytest.raises(ExceptionGroup) as caught:
         await stack.close()
     assert released == ["intake", "leases", "clients"]
