@@ -9,13 +9,13 @@ import pytest_asyncio
 
 from cloudclaw.clock import SystemClock
 from cloudclaw.coordination.memory import MemoryKeyValue
-from cloudclaw.objects.memory import MemoryObjects
+from tests.unit.scheduler.failing import FailingObjects
 from tests.unit.scheduler.plane import Plane, User
 
 
 @pytest_asyncio.fixture
 async def plane(tmp_path: Path) -> AsyncIterator[Plane]:
-    plane = Plane(MemoryKeyValue(SystemClock()), MemoryObjects(), tmp_path)
+    plane = Plane(MemoryKeyValue(SystemClock()), FailingObjects(), tmp_path)
     await plane.start()
     yield plane
     await plane.stop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -158,9 +158,9 @@ class User:
 
     def tail(
         self, task: str, attempt: int = 0, offset: int = 0, follow: bool = True
-    ) -> AsyncIterator[pb.TailLogsResponse]:
+    ) -> grpc.aio.UnaryStreamCall[pb.TailLogsRequest, pb.TailLogsResponse]:
         request = pb.TailLogsRequest(task_id=task, attempt=attempt, offset=offset, follow=follow)
-        return aiter(self.stub.TailLogs(request))
+        return self.stub.TailLogs(request)
 
     async def log(self, task: str, attempt: int = 0, offset: int = 0, follow: bool = False) -> bytes:
         parts = [r.chunk.data async for r in self.tail(task, attempt, offset, follow)]
@@ -182,6 +182,7 @@ class Node:
         self.kills: asyncio.Queue[pb.KillAttempt] = asyncio.Queue()
         self.verdicts: asyncio.Queue[pb.ReportVerdict] = asyncio.Queue()
         self.acks: asyncio.Queue[pb.StreamLogsResponse] = asyncio.Queue()
+        self.durable: dict[str, int] = {}
         self.acked = 0
         self.term = 0
         self.lease = 0
@@ -248,6 +249,11 @@ class Node:
         """One heartbeat."""
         beat = pb.Heartbeat(sequence=next(self._sequence), attempts=self.running.values(), pools=self.pools)
         await self._call.write(pb.ConnectRequest(term=self.term, heartbeat=beat))
+
+    async def heard(self, more: int) -> None:
+        """Return after `more` further heartbeats were acked."""
+        start = self.acked
+        await until(f"{more} more heartbeats", lambda: self.acked >= start + more)
 
     async def next(self) -> pb.Assignment:
         """The next assignment; from now on the node says that it runs."""
@@ -324,7 +330,7 @@ class Node:
                     return response
 
     async def _read(self, call: Any) -> None:
-        queues = {
+        queues: dict[str, asyncio.Queue[Any]] = {
             "assignment": self.assignments,
             "cancel": self.cancels,
             "kill": self.kills,
@@ -341,6 +347,7 @@ class Node:
     async def _read_acks(self, call: Any) -> None:
         with contextlib.suppress(Exception):
             while (response := await call.read()) is not grpc.aio.EOF:
+                self.durable[response.uid] = max(self.durable.get(response.uid, 0), response.durable_offset)
                 self.acks.put_nowait(response)
 
     async def _beat(self, call: Any) -> None:

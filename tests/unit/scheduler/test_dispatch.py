@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from typing import Any
 
 from cloudclaw.coordination.records import SnapshotPointer, WorkspaceRecord
 from cloudclaw.v1 import scheduler_pb2 as pb
@@ -54,7 +56,7 @@ async def test_a_node_is_never_given_more_than_its_slots(plane: Plane, user: Use
     for _ in range(20):
         held.append(await node.next())
         if len(held) == 3:
-            await until("two more heartbeats", lambda at=node.acked: node.acked >= at + 2)
+            await node.heard(2)
             assert node.assignments.empty()
             await node.finish(held.pop(0))
     for assignment in held:
@@ -90,7 +92,7 @@ async def test_a_draining_node_gets_nothing_new(plane: Plane, user: User) -> Non
     node = Node(plane)
     await node.register()
     stub = plane.stub("internal", ("node",))
-    call = stub.Connect()
+    call: Any = stub.Connect()
     hello = pb.Hello(node=node.name, incarnation=1, pools=node.pools, draining=True)
     await call.write(pb.ConnectRequest(hello=hello))
     assert (await call.read()).WhichOneof("message") == "welcome"
@@ -136,7 +138,7 @@ async def test_forty_claims_in_one_exclusive_workspace_never_overlap(plane: Plan
     ended = [await user.wait(task) for task in tasks]
     assert all(t.state == SUCCEEDED and len(t.attempts) == 10 for t in ended)
     assert len(owners) == 40
-    assert sum(a != b for a, b in zip(owners, owners[1:], strict=False)) == 3, "a task keeps the writer to its end"
+    assert sum(a != b for a, b in itertools.pairwise(owners)) == 3, "a task keeps the writer to its end"
     for each in serving:
         assert not each.done()
         each.cancel()
@@ -224,8 +226,6 @@ async def test_retries_wait_for_their_backoff_in_the_open(plane: Plane, user: Us
     assert task.due_time.ToMilliseconds() - task.attempts[0].end_time.ToMilliseconds() == 300
     second = await node.next()
     assert second.attempt == 2
-    await node.finish(
-        second, state=task_pb2.ATTEMPT_STATE_FAILED, reason=task_pb2.END_REASON_NONZERO_EXIT, exit_code=8
-    )
+    await node.finish(second, state=task_pb2.ATTEMPT_STATE_FAILED, reason=task_pb2.END_REASON_NONZERO_EXIT, exit_code=8)
     task = await user.get(task_id)
     assert (task.state, [a.exit_code for a in task.attempts]) == (FAILED, [7, 8])

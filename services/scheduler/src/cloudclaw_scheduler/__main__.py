@@ -60,7 +60,7 @@ class Scheduler:
         self._kv = kv
         self._clock = clock
         self._election: Election | None = None
-        metrics = Metrics(registry)
+        self.metrics = metrics = Metrics(registry)
         # Who is believed.
         authenticator = Authenticator(settings.auth.keys, issuer=settings.auth.issuer, clock=clock)
         # Passes calls on to the leader while another replica leads.
@@ -80,13 +80,16 @@ class Scheduler:
         self.fullness = Fullness(kv, clock, metrics)
         pools = {pool: frozenset(runtimes.split()) for pool, runtimes in settings.pools.items()}
         self.submitter = Submitter(self.mirror, transactions, specs, self.fullness, clock, metrics, pools)
+        self.tails = Tails(
+            self.mirror, feed, segments, self.relay, lambda: self.leader.hub, self._leading_address, clock
+        )
         services = Services(
             mirror=self.mirror,
             transactions=transactions,
             submitter=self.submitter,
             queries=Queries(self.mirror, clock),
             feed=feed,
-            tails=Tails(self.mirror, feed, segments, self.relay, lambda: self.leader.hub, self._leading_address, clock),
+            tails=self.tails,
             specs=specs,
             results=results,
             status=Status(self.mirror, self.leader, self.elected, self.fullness, self.relay, clock, version()),
@@ -131,6 +134,7 @@ async def run(scheduler: Scheduler, settings: SchedulerSettings, stop: asyncio.E
     address = settings.server.advertise or bound
     work = asyncio.create_task(scheduler.control(address).run())
     stack.push("leadership", lambda: _end(work))
+    stack.push("tails", scheduler.tails.stop)
     stack.push("intake", scheduler.submitter.stop)
     stack.push("health", server.drain)
     waits = [asyncio.create_task(scheduler.mirror.loaded.wait()), asyncio.create_task(stop.wait())]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +22,7 @@ def test_frames_survive_a_segment(parts: list[tuple[int, bytes]], start: int) ->
     assert list(logs.decode(logs.encode(frames), "x")) == frames
     joined = list(logs.coalesce(frames, 16))
     assert b"".join(f.data for f in joined) == b"".join(f.data for f in frames)
-    assert all(one.end == two.offset for one, two in zip(joined, joined[1:], strict=False))
+    assert all(one.end == two.offset for one, two in itertools.pairwise(joined))
 
 
 @given(st.integers(1, 60))

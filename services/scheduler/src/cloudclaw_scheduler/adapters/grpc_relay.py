@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Final
 
 import grpc
@@ -29,10 +29,16 @@ class GrpcRelay:
         self._address = ""
         self._channel: grpc.aio.Channel | None = None
 
-    async def tail(self, leader: str, request: TailLogsRequest, authorization: str) -> AsyncIterator[TailLogsResponse]:
+    async def tail(
+        self, leader: str, request: TailLogsRequest, authorization: str
+    ) -> AsyncGenerator[TailLogsResponse, None]:
         stub = await self._stub(leader)
-        async for response in stub.TailLogs(request, metadata=_metadata(authorization)):
-            yield response
+        call = stub.TailLogs(request, metadata=_metadata(authorization))
+        try:
+            async for response in call:
+                yield response
+        finally:
+            call.cancel()
 
     async def cluster_status(self, leader: str, authorization: str) -> GetClusterStatusResponse:
         stub = await self._stub(leader)

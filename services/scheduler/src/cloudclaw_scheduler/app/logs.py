@@ -119,7 +119,9 @@ class LogHub:
         chunk = request.chunk
         offset, data = chunk.offset, chunk.data
         if offset > log.end:
-            if log.asked != log.end:
+            if self._full(log):
+                log.resend = True
+            elif log.asked != log.end:
                 log.asked = log.end
                 log.say(self._term, resend=True)
             return

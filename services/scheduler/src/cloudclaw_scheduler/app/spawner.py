@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextvars import Context
 from typing import Any
 
 import structlog
@@ -22,7 +23,8 @@ class Spawner:
 
     def spawn(self, work: Coroutine[Any, Any, object]) -> None:
         """Run `work` to its end, or until the term's."""
-        self._group.create_task(self._run(work))
+        # An empty context: the work is the term's, not the call's in which it happened to be started.
+        self._group.create_task(self._run(work), context=Context())
 
     async def _run(self, work: Coroutine[Any, Any, object]) -> None:
         name = getattr(work, "__qualname__", "")

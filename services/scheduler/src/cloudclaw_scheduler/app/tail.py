@@ -73,6 +73,11 @@ class Tails:
         self._hub = hub
         self._leader = leader
         self._clock = clock
+        self._stopped = False
+
+    async def stop(self) -> None:
+        """This replica is about to stop: what it cannot read itself it does not relay any more."""
+        self._stopped = True
 
     async def tail(self, tenant: str, request: TailLogsRequest, authorization: str, *, relayed: bool) -> Stream:
         """The log of `request.task_id` from its cursor on. Raises as `TailLogs` documents."""
@@ -158,18 +163,21 @@ class Tails:
                 async for response in local:
                     yield response
             return
+        if self._stopped:
+            raise UnavailableError("this replica is stopping; go on elsewhere", retry_after=0.2, reason="STOPPING")
         leader = self._leader()
         if leader:
             part = TailLogsRequest(
                 task_id=record.task, attempt=attempt.number, offset=cursor.offset, follow=request.follow
             )
             try:
-                async for response in self._relay.tail(leader, part, authorization):
-                    if response.attempt_ended:
-                        break
-                    if response.chunk.data:
-                        cursor.offset = response.chunk.offset + len(response.chunk.data)
-                    yield response
+                async with aclosing(self._relay.tail(leader, part, authorization)) as relayed:
+                    async for response in relayed:
+                        if response.attempt_ended:
+                            break
+                        if response.chunk.data:
+                            cursor.offset = response.chunk.offset + len(response.chunk.data)
+                        yield response
                 if request.follow:
                     await self._until_moved_on(tenant, record.task, attempt.uid, changed)
                 return

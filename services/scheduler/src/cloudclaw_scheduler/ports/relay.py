@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Final, Protocol
 
 from cloudclaw.v1.scheduler_pb2 import GetClusterStatusResponse, TailLogsRequest, TailLogsResponse
@@ -14,7 +14,7 @@ RELAYED: Final = "x-claw-relayed"
 class LeaderRelay(Protocol):
     """Calls to the leader in the name of the caller, whose own token (`authorization`) goes along."""
 
-    def tail(self, leader: str, request: TailLogsRequest, authorization: str) -> AsyncIterator[TailLogsResponse]:
+    def tail(self, leader: str, request: TailLogsRequest, authorization: str) -> AsyncGenerator[TailLogsResponse, None]:
         """What the leader at the address `leader` answers. Raises `CloudClawError`; `UnavailableError` when it does
         not answer, `PreconditionError(reason="NOT_LEADER")` when it does not lead any more."""
         ...
