@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 import pytest
 
 from cloudclaw.coordination import keys, life
-from cloudclaw.coordination.records import AttemptState, EndReason, TaskState
+from cloudclaw.coordination.records import AttemptState, EndReason, TaskState, encode
 from cloudclaw.coordination.transactions import waiting_key
-from cloudclaw.errors import AbortedError, FencedError, UnavailableError
-from tests.support.coordination import EPHEMERAL, NOW, TENANT, Scene
+from cloudclaw.errors import AbortedError, FencedError, PreconditionError, UnavailableError
+from tests.support.coordination import EPHEMERAL, NOW, TENANT, WORKSPACE, Scene, pointer
 from tests.support.etcd_server import EtcdServer, running_etcd
 from tests.support.kv import MemoryStore, etcd_store
-from tests.support.task_transactions import CASES, WRITER, Case
+from tests.support.task_transactions import CASES, HEAD, WRITER, Case, move_head
 
 etcd_server = pytest.fixture(scope="module")(running_etcd)
 
@@ -130,6 +130,35 @@ async def test_a_violated_guard_stops_all_of_it(scene: Scene, case: str, broken:
         await send("op-sent")
     assert refused.value.reason == reason
     assert await scene.dump() == stored
+
+
+async def test_a_head_that_moves_while_a_success_is_sent_stops_all_of_it(scene: Scene) -> None:
+    before, send = await BY_NAME["success"].prepare(scene)
+    scene.kv.before_txn = lambda: move_head(scene)
+    with pytest.raises(AbortedError):
+        await send("op-sent")
+    assert await scene.tx.get_task(TENANT, before.record.task) == before
+    with pytest.raises(PreconditionError) as refused:
+        await send("op-again")
+    assert refused.value.reason == "HEAD_MOVED"
+
+
+async def test_a_success_moves_the_head_and_nothing_else_does(scene: Scene) -> None:
+    for case in CASES:
+        before = await scene.tx.get_workspace(TENANT, WORKSPACE)
+        _, send = await case.prepare(scene)
+        await send(scene.op())
+        after = await scene.tx.get_workspace(TENANT, WORKSPACE)
+        assert before is not None
+        assert after is not None
+        if case.state is TaskState.SUCCEEDED:
+            assert after.record.head == pointer("new")
+            assert after.record.generation == before.record.generation + 1
+            await scene.place(HEAD, encode(before.record))
+        else:
+            assert after == before
+        if WRITER in await scene.dump():
+            await scene.remove(WRITER)
 
 
 async def test_an_ephemeral_task_takes_no_writer(scene: Scene) -> None:

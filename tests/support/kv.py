@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Protocol
 
 from cloudclaw.clock import SystemClock
@@ -74,6 +74,8 @@ class FaultyKeyValue:
         """Calls that were made, by method."""
         self._failures: Counter[tuple[str, bool]] = Counter()
         self._then: dict[str, str] = {}
+        self.before_txn: Callable[[], Awaitable[None]] | None = None
+        """Runs once, before the next transaction is sent: what another does in that moment."""
 
     def fail_next(self, call: str, *, applied: bool = False, then: str = "") -> None:
         """The next call of `call` raises `UnavailableError`, done (`applied`) or not; so does the next one of
@@ -110,6 +112,9 @@ class FaultyKeyValue:
     async def txn(
         self, guards: Sequence[Guard], writes: Sequence[Write], *, read_on_failure: Sequence[str] = ()
     ) -> TxnResult:
+        if self.before_txn is not None:
+            meanwhile, self.before_txn = self.before_txn, None
+            await meanwhile()
         with self._call("txn"):
             result = await self.inner.txn(guards, writes, read_on_failure=read_on_failure)
             if self._take("txn", applied=True):

@@ -203,8 +203,8 @@ CASES = [
         gone=[queue_key],
         there=[attempt_key, writer],
         state=TaskState.RUNNING,
-        breaks=CLAIM
-        | {
+        breaks={
+            **CLAIM,
             "writer busy": (
                 lambda scene, task: scene.place(WRITER, writer_value("task-x")),
                 AbortedError,
@@ -220,8 +220,8 @@ CASES = [
         gone=[queue_key],
         there=[attempt_key, writer],
         state=TaskState.RUNNING,
-        breaks=CLAIM
-        | {
+        breaks={
+            **CLAIM,
             "writer gone": (lambda scene, task: scene.remove(WRITER), AbortedError, "CONFLICT"),
             "writer of another": (
                 lambda scene, task: scene.place(WRITER, writer_value("task-x")),
@@ -235,7 +235,7 @@ CASES = [
         unclaim,
         gone=[attempt_key, writer],
         there=[queue_key],
-        breaks={"deposed": DEPOSED, "task changed": CHANGED} | TOKEN,
+        breaks={"deposed": DEPOSED, "task changed": CHANGED, **TOKEN},
     ),
     Case("unclaim of a second attempt", unclaim_second, gone=[attempt_key], there=[queue_key, writer]),
     Case(
@@ -264,8 +264,8 @@ CASES = [
             "task changed": CHANGED,
             "node touched": (lambda scene, task: scene.touch(keys.node(NODE)), AbortedError, "NODE_ALIVE"),
             "node's key gone": (lambda scene, task: scene.remove(keys.node(NODE)), AbortedError, "NODE_ALIVE"),
-        }
-        | TOKEN,
+            **TOKEN,
+        },
     ),
     Case(
         "success",
@@ -277,24 +277,24 @@ CASES = [
             "task changed": CHANGED,
             "head moved": (lambda scene, task: move_head(scene), PreconditionError, "HEAD_MOVED"),
             "workspace gone": (lambda scene, task: scene.remove(HEAD), PreconditionError, "HEAD_MOVED"),
-        }
-        | TOKEN
-        | OWN_WRITER,
+            **TOKEN,
+            **OWN_WRITER,
+        },
     ),
     Case(
         "failure",
         fail,
         gone=[attempt_key, writer],
         state=TaskState.FAILED,
-        breaks={"task changed": CHANGED} | TOKEN | OWN_WRITER,
+        breaks={"task changed": CHANGED, **TOKEN, **OWN_WRITER},
     ),
-    Case("retry", retry, gone=[attempt_key], there=[writer], breaks={"task changed": CHANGED} | TOKEN | OWN_WRITER),
+    Case("retry", retry, gone=[attempt_key], there=[writer], breaks={"task changed": CHANGED, **TOKEN, **OWN_WRITER}),
     Case(
         "checkpoint",
         checkpoint,
         there=[attempt_key, writer, lambda task: keys.snapshot(TENANT, WORKSPACE, "snap-check")],
         state=TaskState.RUNNING,
-        breaks={"task changed": CHANGED} | TOKEN,
+        breaks={"task changed": CHANGED, **TOKEN},
     ),
     Case("cancel queued", cancel_queued, gone=[queue_key], state=TaskState.CANCELED, breaks={"task changed": CHANGED}),
     Case("cancel delayed", cancel_delayed, gone=[writer], state=TaskState.CANCELED, breaks={"task changed": CHANGED}),
