@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
@@ -135,7 +136,7 @@ int main(int argc, char **argv) {
 }
 """
     )
-    subprocess.run(["gcc", "-O1", "-o", tmp_path / "entry", source], check=True)
+    await asyncio.to_thread(subprocess.run, ["gcc", "-O1", "-o", tmp_path / "entry", source], check=True)
     tree = node.tree({"workspace/entry": (tmp_path / "entry").read_bytes()})
     (tree / "workspace/entry").chmod(0o755)
     ended = await slots.run(node, slot, "./entry", tree=tree)

@@ -32,7 +32,7 @@ def run(text: bytes, **how: object) -> tuple[int, bytes, list[str]]:
         return done.returncode, output.read(), lines.read().splitlines()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(WORDS, max_size=4), WORDS)
 def test_any_argument_and_variable_survives_the_shell(words: list[str], value: str) -> None:
     argv = [

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from cloudclaw_supervisor.sandbox import Sandbox
 
 _LOOK_AGAIN = 0.0005
+_PATIENCE = 20
+"""Rounds of SIGSTOP before an uninterruptible wait counts as standing still."""
 
 
 class Freezer:
@@ -29,6 +31,7 @@ class Freezer:
         self._groups = groups
         self._sandbox = sandbox
         self._timer: Timer | None = None
+        self._rounds = 0
         self._callbacks: list[Callable[[], None]] = []
         self.engaged = False
         """A freeze was asked for and not taken back."""
@@ -41,6 +44,7 @@ class Freezer:
         self._callbacks.append(on_done)
         if not self.engaged:
             self.engaged = True
+            self._rounds = 0
             if self._groups.freezer:
                 self._groups.freeze()
         if self._timer is None:
@@ -76,7 +80,8 @@ class Freezer:
         if self._groups.freezer:
             self.done = self._groups.frozen()
         else:
-            self.done = processes.stop_all(self._sandbox.pid)
+            self._rounds += 1
+            self.done = processes.stop_all(self._sandbox.pid, self._rounds > _PATIENCE)
         if self.done:
             self._finish()
         else:

@@ -40,12 +40,18 @@ def send(pids: list[int], number: int) -> None:
             continue
 
 
-def stop_all(pid: int) -> bool:
-    """One round of SIGSTOP over everything below `pid`; True when all of it stood still already."""
+def stop_all(pid: int, accept_waiting: bool) -> bool:
+    """One round of SIGSTOP over everything below `pid`; True when all of it stood still already.
+
+    Args:
+        accept_waiting: take an uninterruptible wait for standing still. A parent in vfork(2) waits so
+            for its stopped child, for ever; with SIGSTOP pending it runs no more code of its own.
+    """
     pids = descendants(pid)
-    running = [child for child in pids if _state(child) not in _STOPPED]
-    send(running, signal.SIGSTOP)
-    return not running and descendants(pid) == pids
+    still = _STOPPED | {"D"} if accept_waiting else _STOPPED
+    states = [(child, _state(child)) for child in pids]
+    send([child for child, state in states if state not in _STOPPED], signal.SIGSTOP)
+    return all(state in still for _, state in states) and descendants(pid) == pids
 
 
 def resident_bytes(pids: list[int]) -> int:
