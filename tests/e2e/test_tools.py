@@ -147,7 +147,8 @@ async def test_grpcurl_lists_describes_and_calls(stack: Stack) -> None:
         "-d", '{"spec":{"argv":["echo","from grpcurl"]}}', endpoint, "cloudclaw.v1.SchedulerService/SubmitTask",
     )  # fmt: skip
     assert code == 0, err
-    task_id = json.loads(out)["task"]["taskId"]
+    task = json.loads(out)["task"]
+    task_id = task.get("taskId") or task["task_id"]
     tenant = stack.tenant("curl")
     await tenant.wait(task_id)
     code, out, err = await run(
