@@ -32,7 +32,7 @@ import zstandard
 
 from cloudclaw.errors import CloudClawError, DataLossError
 from cloudclaw.snapshots.port import HOME, WORKSPACE, FileEntry, FileType
-from cloudclaw.snapshots.safe import check_path, show
+from cloudclaw.snapshots.safe import brief, check_path, show
 
 FORMAT: Final = "cloudclaw.manifest"
 VERSION: Final = 1
@@ -171,9 +171,24 @@ def decode(data: bytes, digest: str, name: str) -> Manifest:
         if isinstance(error, DataLossError):
             raise
         raise DataLossError(f"manifest {name} holds a path that no tree may hold: {error.message}") from error
+    _check_tree(manifest, name)
     if (header.entries, header.files, header.bytes) != (len(manifest.items), manifest.files, manifest.bytes):
         raise DataLossError(f"manifest {name} holds other entries than its header says")
     return manifest
+
+
+def _check_tree(manifest: Manifest, name: str) -> None:
+    """Every path once, and below a directory: so nothing of it is ever written through a symlink or a file."""
+    previous = b""
+    for item in manifest.items:
+        path = item.entry.path
+        above = manifest.get(path.rpartition(b"/")[0])
+        top = b"/" not in path
+        if path == previous or (not top and (above is None or above.entry.type is not FileType.DIRECTORY)):
+            raise DataLossError(f"manifest {name} holds {brief(path)} twice, or below what is no directory")
+        if top and item.entry.type is not FileType.DIRECTORY:
+            raise DataLossError(f"manifest {name} has a top that is no directory")
+        previous = path
 
 
 _LINES: Final = msgspec.json.Decoder(_Line)

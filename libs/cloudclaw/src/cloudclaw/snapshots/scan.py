@@ -16,7 +16,7 @@ from cloudclaw.snapshots.packs import CHUNK, PackWriter
 from cloudclaw.snapshots.port import HOME, WORKSPACE, FileEntry, FileType, TreeLimits
 from cloudclaw.snapshots.threads import Stopped
 
-_MTIME: Final = 1 << 62
+_MTIME: Final = (1 << 63) - 1
 
 
 class Scan:

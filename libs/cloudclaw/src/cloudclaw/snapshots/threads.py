@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
+
+import structlog
+
+from cloudclaw.errors import UnavailableError
+
+_log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -25,12 +32,17 @@ class TreeThreads:
         """What `work` answers or raises.
 
         On cancellation it sets the event given to `work`, calls `on_cancel`, and waits for the thread before the
-        cancellation goes on; `work` looks at the event where it can and raises `Stopped`.
+        cancellation goes on; `work` looks at the event where it can and raises `Stopped`. An `OSError` that `work`
+        lets through is the host's trouble (a full disk, a broken one) and becomes `UnavailableError`.
         """
         stop = threading.Event()
         running = asyncio.wrap_future(self._pool.submit(work, stop))
         try:
             return await asyncio.shield(running)
+        except OSError as error:
+            reason = "DISK_FULL" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "DISK_FAILED"
+            _log.warning("work on a tree failed", error=str(error), reason=reason)
+            raise UnavailableError(f"this host's disk: {error.strerror}", reason=reason) from error
         except asyncio.CancelledError:
             stop.set()
             if on_cancel is not None:

@@ -1,0 +1,512 @@
+"""Hostile trees: what a task may leave behind, met by snapshot, restore and removal."""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cloudclaw.coordination.records import SnapshotPointer
+from cloudclaw.errors import DataLossError, InvalidArgumentError, QuotaExceededError
+from cloudclaw.objects.memory import MemoryObjects
+from cloudclaw.snapshots import manifest as manifests
+from cloudclaw.snapshots import safe
+from cloudclaw.snapshots.manifest import Item, Manifest
+from cloudclaw.snapshots.packs import PackWriter
+from cloudclaw.snapshots.port import HOME, WORKSPACE, FileEntry, FileType, Tree, TreeLimits
+from cloudclaw.snapshots.removal import remove
+from tests.support.trees import TENANT, engine, facts, give_away, without_rights
+
+SECRET = b"the host's own secret"
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A directory beside the trees that must stay as it is."""
+    folder = tmp_path / "outside"
+    folder.mkdir()
+    (folder / "secret").write_bytes(SECRET)
+    return folder
+
+
+def untouched(outside: Path) -> bool:
+    return {p.name: p.read_bytes() for p in outside.iterdir()} == {"secret": SECRET}
+
+
+async def stored(store: MemoryObjects) -> bytes:
+    return b"".join([await store.get(info.name) async for info in store.list("tenants/")])
+
+
+# -- snapshot --
+
+
+async def test_a_symlink_out_is_kept_as_a_symlink(tmp_path: Path, outside: Path) -> None:
+    store = MemoryObjects()
+    manager = engine(tmp_path, store)
+    tree = await manager.checkout(TENANT, None, "uid")
+    (tree.path / WORKSPACE / "file").symlink_to(outside / "secret")
+    (tree.path / WORKSPACE / "folder").symlink_to(outside)
+    (tree.path / HOME / "root").symlink_to("/")
+    saved = (await manager.snapshot(TENANT, tree, "snap-1")).pointer
+    entries = {entry.path: entry for entry in await manager.manifest(TENANT, saved)}
+    assert entries[b"workspace/folder"].type is FileType.SYMLINK
+    assert entries[b"workspace/file"].target == os.fsencode(outside / "secret")
+    assert saved.bytes == 0
+    assert SECRET not in await stored(store)
+
+
+@pytest.mark.parametrize("top", [WORKSPACE, HOME])
+async def test_a_top_directory_swapped_for_a_symlink_is_refused(tmp_path: Path, outside: Path, top: str) -> None:
+    manager = engine(tmp_path)
+    tree = await manager.checkout(TENANT, None, "uid")
+    (tree.path / top).rmdir()
+    (tree.path / top).symlink_to(outside)
+    with pytest.raises(InvalidArgumentError, match=top):
+        await manager.snapshot(TENANT, tree, "snap-1")
+    await manager.release(TENANT, tree, None)
+    assert untouched(outside)
+
+
+async def test_a_parent_swapped_while_it_is_read_leads_nowhere(
+    tmp_path: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The listing is done, then the directory makes room for a symlink to the outside: what is read is the old one."""
+    store = MemoryObjects()
+    manager = engine(tmp_path, store)
+    tree = await manager.checkout(TENANT, None, "uid")
+    inside = tree.path / WORKSPACE / "folder"
+    inside.mkdir()
+    (inside / "secret").write_bytes(b"harmless")
+    real = safe.open_regular
+
+    def swap(directory: int, name: bytes, *, path: bytes = b"") -> int:
+        if inside.is_dir() and not inside.is_symlink():
+            inside.rename(tree.path / WORKSPACE / "moved")
+            inside.symlink_to(outside)
+        return real(directory, name, path=path)
+
+    monkeypatch.setattr(safe, "open_regular", swap)
+    saved = (await manager.snapshot(TENANT, tree, "snap-1")).pointer
+    read = b"".join([piece async for piece in manager.read(TENANT, saved, b"workspace/folder/secret")])
+    assert read == b"harmless"
+    assert SECRET not in await stored(store)
+
+
+async def test_a_file_swapped_for_a_symlink_after_the_listing_is_refused(
+    tmp_path: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = engine(tmp_path)
+    tree = await manager.checkout(TENANT, None, "uid")
+    file = tree.path / WORKSPACE / "file"
+    file.write_bytes(b"harmless")
+    real = safe.open_regular
+
+    def swap(directory: int, name: bytes, *, path: bytes = b"") -> int:
+        file.unlink()
+        file.symlink_to(outside / "secret")
+        return real(directory, name, path=path)
+
+    monkeypatch.setattr(safe, "open_regular", swap)
+    with pytest.raises(InvalidArgumentError, match="workspace/file"):
+        await manager.snapshot(TENANT, tree, "snap-1")
+
+
+async def test_a_file_swapped_for_a_fifo_after_the_listing_does_not_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = engine(tmp_path)
+    tree = await manager.checkout(TENANT, None, "uid")
+    file = tree.path / WORKSPACE / "file"
+    file.write_bytes(b"harmless")
+    real = safe.open_regular
+
+    def swap(directory: int, name: bytes, *, path: bytes = b"") -> int:
+        file.unlink()
+        os.mkfifo(file)
+        return real(directory, name, path=path)
+
+    monkeypatch.setattr(safe, "open_regular", swap)
+    with pytest.raises(InvalidArgumentError, match=r"workspace/file.*FIFO"):
+        await manager.snapshot(TENANT, tree, "snap-1")
+
+
+async def test_a_directory_swapped_for_a_symlink_after_the_listing_is_refused(
+    tmp_path: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = engine(tmp_path)
+    tree = await manager.checkout(TENANT, None, "uid")
+    inside = tree.path / WORKSPACE / "folder"
+    inside.mkdir()
+    real = safe.open_directory
+
+    def swap(directory: int, name: bytes, *, path: bytes = b"") -> tuple[int, int]:
+        if name == b"folder":
+            inside.rmdir()
+            inside.symlink_to(outside)
+        return real(directory, name, path=path)
+
+    monkeypatch.setattr(safe, "open_directory", swap)
+    with pytest.raises(InvalidArgumentError, match="workspace/folder"):
+        await manager.snapshot(TENANT, tree, "snap-1")
+
+
+async def test_a_file_that_grows_while_it_is_read_does_not_pass_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = engine(tmp_path, limits=TreeLimits(file_bytes=1000))
+    tree = await manager.checkout(TENANT, None, "uid")
+    file = tree.path / WORKSPACE / "file"
+    file.write_bytes(b"x" * 900)
+    real = os.read
+    calls: list[int] = []
+
+    def grow(fd: int, size: int) -> bytes:
+        if not calls:
+            calls.append(fd)
+            with file.open("ab") as more:
+                more.write(b"x" * 100_000)
+        return real(fd, size)
+
+    monkeypatch.setattr("cloudclaw.snapshots.scan.os.read", grow)
+    with pytest.raises(InvalidArgumentError, match=r"workspace/file.*grew"):
+        await manager.snapshot(TENANT, tree, "snap-1")
+
+
+def _fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        at = os.open(path.parent, os.O_RDONLY)
+        try:
+            server.bind(f"/proc/self/fd/{at}/{path.name}")
+        finally:
+            os.close(at)
+
+
+def _device(path: Path) -> None:
+    os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (_fifo, "FIFO"),
+        (_socket, "socket"),
+        pytest.param(
+            _device, "device", marks=pytest.mark.skipif(os.geteuid() != 0, reason="making a device node needs root")
+        ),
+    ],
+)
+async def test_what_is_no_file_is_refused_by_name(tmp_path: Path, make: Callable[[Path], None], kind: str) -> None:
+    manager = engine(tmp_path)
+    tree = await manager.checkout(TENANT, None, "uid")
+    (tree.path / WORKSPACE / "deep").mkdir()
+    make(tree.path / WORKSPACE / "deep" / "it")
+    with pytest.raises(InvalidArgumentError, match=rf"workspace/deep/it.*{kind}") as refused:
+        await manager.snapshot(TENANT, tree, "snap-1")
+    assert refused.value.field == "path"
+    await manager.release(TENANT, tree, None)
+    assert not tree.path.exists()
+
+
+async def test_a_hard_link_to_the_outside_is_copied_and_the_tree_not_kept(tmp_path: Path, outside: Path) -> None:
+    manager = engine(tmp_path)
+    tree = await manager.checkout(TENANT, None, "uid")
+    os.link(outside / "secret", tree.path / WORKSPACE / "linked")
+    saved = (await manager.snapshot(TENANT, tree, "snap-1")).pointer
+    await manager.release(TENANT, tree, saved)
+    assert manager.cached() == [], "a tree that shares an inode with the outside must not come back"
+    again = await manager.checkout(TENANT, saved, "other")
+    copy = again.path / WORKSPACE / "linked"
+    assert copy.read_bytes() == SECRET
+    copy.write_bytes(b"changed")
+    assert untouched(outside)
+
+
+async def test_setuid_setgid_and_sticky_are_dropped(tmp_path: Path) -> None:
+    manager = engine(tmp_path)
+    tree = await manager.checkout(TENANT, None, "uid")
+    for bits in (0o4755, 0o2755, 0o1755):
+        (tree.path / WORKSPACE / f"{bits:o}").write_text("#!/bin/sh")
+        (tree.path / WORKSPACE / f"{bits:o}").chmod(bits)
+    (tree.path / WORKSPACE / "dir").mkdir()
+    (tree.path / WORKSPACE / "dir").chmod(0o2770)
+    saved = (await manager.snapshot(TENANT, tree, "snap-1")).pointer
+    await manager.release(TENANT, tree, saved)
+    assert manager.cached() == [], "the tree on disk still has the bits"
+    again = await manager.checkout(TENANT, saved, "other")
+    assert {f.mode for f in facts(again.path).values()} <= {0o755, 0o770, 0o700}
+
+
+async def test_a_tree_deeper_than_allowed_is_refused_by_name_and_removed(tmp_path: Path) -> None:
+    manager = engine(tmp_path, limits=TreeLimits(depth=50))
+    tree = await manager.checkout(TENANT, None, "uid")
+    dig(tree, 5000)
+    with pytest.raises(InvalidArgumentError, match="deeper than 50"):
+        await manager.snapshot(TENANT, tree, "snap-1")
+    await manager.release(TENANT, tree, None)
+    assert not list((tmp_path / "trees" / "trash").iterdir())
+    assert not tree.path.exists()
+
+
+async def test_a_path_longer_than_allowed_is_refused_by_name(tmp_path: Path) -> None:
+    manager = engine(tmp_path)
+    tree = await manager.checkout(TENANT, None, "uid")
+    dig(tree, 18, b"n" * 250)
+    with pytest.raises(InvalidArgumentError, match="at most 4096 are allowed"):
+        await manager.snapshot(TENANT, tree, "snap-1")
+
+
+async def test_the_longest_path_allowed_comes_back(tmp_path: Path) -> None:
+    manager = engine(tmp_path)
+    tree = await manager.checkout(TENANT, None, "uid")
+    dig(tree, 16, b"n" * 255)
+    saved = (await manager.snapshot(TENANT, tree, "snap-1")).pointer
+    await manager.checkout(TENANT, saved, "other")
+    entries = await manager.manifest(TENANT, saved)
+    assert max(len(entry.path) for entry in entries) == len(b"workspace/") + 16 * 256 - 1
+
+
+def dig(tree: Tree, depth: int, name: bytes = b"d") -> None:
+    """Nest `depth` directories, deeper than any path reaches."""
+    fd = os.open(tree.path / WORKSPACE, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir(name, dir_fd=fd)
+        below = os.open(name, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(fd)
+
+
+async def test_a_file_over_the_limit_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    """A sparse file of a petabyte costs nothing to make, and must cost nothing to refuse."""
+    manager = engine(tmp_path)
+    tree = await manager.checkout(TENANT, None, "uid")
+    with (tree.path / WORKSPACE / "bomb").open("wb") as file:
+        file.truncate(1 << 43)
+    with pytest.raises(QuotaExceededError, match="workspace/bomb"):
+        await manager.snapshot(TENANT, tree, "snap-1")
+
+
+async def test_many_sparse_files_together_are_refused(tmp_path: Path) -> None:
+    manager = engine(tmp_path, limits=TreeLimits(total_bytes=3 << 20))
+    tree = await manager.checkout(TENANT, None, "uid")
+    for number in range(4):
+        with (tree.path / WORKSPACE / f"bomb{number}").open("wb") as file:
+            file.truncate(1 << 20)
+    with pytest.raises(QuotaExceededError, match=r"workspace/bomb3.*3145728"):
+        await manager.snapshot(TENANT, tree, "snap-1")
+
+
+@pytest.mark.parametrize("kind", ["file", "directory", "symlink"])
+async def test_too_many_entries_of_any_kind_are_refused(tmp_path: Path, kind: str) -> None:
+    manager = engine(tmp_path, limits=TreeLimits(files=10))
+    tree = await manager.checkout(TENANT, None, "uid")
+    for number in range(11):
+        path = tree.path / (WORKSPACE if number % 2 else HOME) / f"n{number}"
+        match kind:
+            case "file":
+                path.touch()
+            case "directory":
+                path.mkdir()
+            case _:
+                path.symlink_to("x")
+    with pytest.raises(QuotaExceededError, match="more than 10 files"):
+        await manager.snapshot(TENANT, tree, "snap-1")
+
+
+async def test_what_lies_beside_the_two_top_directories_is_not_saved(tmp_path: Path) -> None:
+    manager = engine(tmp_path)
+    tree = await manager.checkout(TENANT, None, "uid")
+    (tree.path / "beside").write_text("x")
+    saved = (await manager.snapshot(TENANT, tree, "snap-1")).pointer
+    assert [entry.path for entry in await manager.manifest(TENANT, saved)] == [b"home", b"workspace"]
+
+
+# -- restore --
+
+
+def manifest_of(store: MemoryObjects, *entries: FileEntry, content: bytes = b"planted") -> Manifest:
+    """A manifest that our own scan would never write."""
+    frames: list[tuple[str, bytes]] = []
+
+    class Done:
+        def result(self) -> bool:
+            return True
+
+    packs = PackWriter("tenants/acme/packs/evil/up-0", {}, lambda name, data: frames.append((name, data)) or Done())  # type: ignore[arg-type,func-returns-value,return-value]
+    blob = packs.add(content)
+    packs.finish()
+    store._objects.update({name: (data, 0.0) for name, data in frames})
+    tops = [FileEntry(top.encode(), FileType.DIRECTORY, mode=0o755) for top in (HOME, WORKSPACE)]
+    return Manifest(
+        [Item(entry) for entry in tops]
+        + [
+            Item(
+                FileEntry(entry.path, entry.type, len(content), 0o644, 0, blob.digest, entry.target)
+                if entry.type is FileType.REGULAR
+                else entry,
+                (blob,) if entry.type is FileType.REGULAR else (),
+            )
+            for entry in entries
+        ]
+    )
+
+
+async def publish(store: MemoryObjects, manifest: Manifest) -> SnapshotPointer:
+    data, digest = manifests.encode(manifest)
+    await store.put(f"tenants/{TENANT}/manifests/{digest}", data)
+    return SnapshotPointer(id="snap-evil", manifest=digest)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"workspace/../../planted",
+        b"/etc/planted",
+        b"elsewhere/planted",
+        b"workspace//planted",
+        b"workspace/./planted",
+        b"..",
+    ],
+)
+async def test_a_manifest_that_names_a_path_outside_is_not_believed(tmp_path: Path, outside: Path, path: bytes) -> None:
+    store = MemoryObjects()
+    manager = engine(tmp_path, store)
+    pointer = await publish(store, manifest_of(store, FileEntry(path, FileType.REGULAR)))
+    with pytest.raises(DataLossError):
+        await manager.checkout(TENANT, pointer, "uid")
+    assert not list(tmp_path.rglob("planted"))
+    assert not list((tmp_path / "trees" / "live").iterdir())
+
+
+async def test_a_manifest_with_a_file_below_a_symlink_writes_nothing_through_it(tmp_path: Path, outside: Path) -> None:
+    store = MemoryObjects()
+    manager = engine(tmp_path, store)
+    link = FileEntry(b"workspace/link", FileType.SYMLINK, target=os.fsencode(outside))
+    pointer = await publish(store, manifest_of(store, link, FileEntry(b"workspace/link/planted", FileType.REGULAR)))
+    with pytest.raises((DataLossError, InvalidArgumentError)):
+        await manager.checkout(TENANT, pointer, "uid")
+    assert untouched(outside)
+
+
+async def test_a_symlink_planted_while_restoring_is_not_written_through(
+    tmp_path: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = engine(tmp_path)
+    tree = await manager.checkout(TENANT, None, "uid")
+    (tree.path / WORKSPACE / "folder").mkdir()
+    (tree.path / WORKSPACE / "folder" / "planted").write_text("x")
+    saved = (await manager.snapshot(TENANT, tree, "snap-1")).pointer
+    real = safe.open_beneath
+
+    def swap(root: int, path: bytes, flags: int, mode: int = 0o600) -> int:
+        if path.endswith(b"planted"):
+            os.rename(b"workspace/folder", b"workspace/old", src_dir_fd=root, dst_dir_fd=root)
+            os.symlink(os.fsencode(outside), b"workspace/folder", dir_fd=root)
+        return real(root, path, flags, mode)
+
+    monkeypatch.setattr(safe, "open_beneath", swap)
+    with pytest.raises(InvalidArgumentError, match="symlink"):
+        await manager.checkout(TENANT, saved, "other")
+    assert untouched(outside)
+
+
+# -- removal --
+
+
+async def test_removal_follows_no_symlink(tmp_path: Path, outside: Path) -> None:
+    manager = engine(tmp_path)
+    tree = await manager.checkout(TENANT, None, "uid")
+    (tree.path / WORKSPACE / "link").symlink_to(outside)
+    (tree.path / WORKSPACE / "folder").mkdir()
+    (tree.path / WORKSPACE / "folder" / "up").symlink_to("../../../../outside")
+    await manager.release(TENANT, tree, None)
+    assert untouched(outside)
+    assert not tree.path.exists()
+
+
+async def test_a_directory_swapped_while_removing_leads_nowhere(
+    tmp_path: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = tmp_path / "tree"
+    (tree / "folder").mkdir(parents=True)
+    (tree / "folder" / "secret").write_text("x")
+    real = safe.open_directory
+
+    def swap(directory: int, name: bytes, *, path: bytes = b"") -> tuple[int, int]:
+        if name == b"folder":
+            (tree / "folder").rename(tree / "moved")
+            (tree / "folder").symlink_to(outside)
+        return real(directory, name, path=path)
+
+    monkeypatch.setattr(safe, "open_directory", swap)
+    with safe.closing(os.open(tmp_path, safe.DIRECTORY)) as fd, pytest.raises(InvalidArgumentError):
+        remove(fd, b"tree", fd)
+    assert untouched(outside)
+
+
+def test_directories_that_their_owner_closed_are_removed(tmp_path: Path) -> None:
+    tree = tmp_path / "mine" / "tree"
+    (tree / "a" / "b").mkdir(parents=True)
+    (tree / "a" / "b" / "file").write_text("x")
+    (tree / "a" / "b").chmod(0o000)
+    (tree / "a").chmod(0o500)
+    give_away(tmp_path / "mine")
+    with safe.closing(os.open(tmp_path / "mine", safe.DIRECTORY)) as fd:
+        removed = without_rights(lambda: remove(fd, b"tree", fd))
+    assert not tree.exists()
+    assert (removed.files, removed.bytes) == (4, 1)
+
+
+async def test_unusual_names_and_kinds_are_removed(tmp_path: Path) -> None:
+    manager = engine(tmp_path)
+    tree = await manager.checkout(TENANT, None, "uid")
+    os.mkfifo(tree.path / WORKSPACE / "fifo")
+    for name in (b"\xff\xfe", b"new\nline", b"n" * 255, b"-rf", b" "):
+        os.mkdir(os.fsencode(tree.path / WORKSPACE) + b"/" + name)
+    await manager.release(TENANT, tree, None)
+    assert not tree.path.exists()
+    assert not list((tmp_path / "trees" / "trash").iterdir())
+
+
+# -- names that callers give --
+
+
+@pytest.mark.parametrize("uid", ["../evil", "a/b", "", ".", "..", "a..b", "x\n", "x" * 200])
+async def test_a_uid_that_is_a_path_is_refused(tmp_path: Path, uid: str) -> None:
+    manager = engine(tmp_path)
+    with pytest.raises(InvalidArgumentError):
+        await manager.checkout(TENANT, None, uid)
+
+
+@pytest.mark.parametrize("tenant", ["../other", "a/b", "", "A"])
+async def test_a_tenant_that_is_a_path_is_refused(tmp_path: Path, tenant: str) -> None:
+    manager = engine(tmp_path)
+    with pytest.raises(InvalidArgumentError):
+        await manager.checkout(tenant, None, "uid")
+
+
+async def test_a_pointer_whose_digest_is_a_path_is_refused(tmp_path: Path) -> None:
+    manager = engine(tmp_path)
+    pointer = SnapshotPointer(id="snap-1", manifest="../../other/manifests/" + "0" * 64)
+    with pytest.raises(InvalidArgumentError):
+        await manager.checkout(TENANT, pointer, "uid")
+
+
+async def test_another_tenants_snapshot_is_not_there(tmp_path: Path) -> None:
+    manager = engine(tmp_path)
+    tree = await manager.checkout(TENANT, None, "uid")
+    (tree.path / WORKSPACE / "file").write_text("mine")
+    saved = (await manager.snapshot(TENANT, tree, "snap-1")).pointer
+    await manager.release(TENANT, tree, saved)
+    with pytest.raises(DataLossError, match="missing"):
+        await manager.checkout("other", saved, "theirs")
+    with pytest.raises(DataLossError, match="missing"):
+        await manager.manifest("other", saved)
