@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -186,7 +187,7 @@ async def test_probe_passes_here(node: Node) -> None:
 
 @pytest.mark.parametrize(("tool", "package"), [("bwrap", "bubblewrap"), ("dash", "dash")])
 async def test_probe_says_what_to_install(node: Node, monkeypatch: pytest.MonkeyPatch, tool: str, package: str) -> None:
-    monkeypatch.setattr(probe.shutil, "which", lambda name: None if name == tool else f"/usr/bin/{name}")
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == tool else f"/usr/bin/{name}")
     with pytest.raises(PreconditionError, match=f"install the package `{package}`") as caught:
         await node.pool().probe()
     assert caught.value.subject == tool

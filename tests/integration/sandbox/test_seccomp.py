@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -136,7 +135,8 @@ int main(int argc, char **argv) {
 }
 """
     )
-    await asyncio.to_thread(subprocess.run, ["gcc", "-O1", "-o", tmp_path / "entry", source], check=True)
+    compiler = await asyncio.create_subprocess_exec("gcc", "-O1", "-o", tmp_path / "entry", source)
+    assert await compiler.wait() == 0
     tree = node.tree({"workspace/entry": (tmp_path / "entry").read_bytes()})
     (tree / "workspace/entry").chmod(0o755)
     ended = await slots.run(node, slot, "./entry", tree=tree)

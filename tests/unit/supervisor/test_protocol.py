@@ -8,7 +8,7 @@ from cloudclaw_supervisor import protocol
 
 
 def test_messages_survive_any_cut() -> None:
-    sent = [{"id": 1, "text": "a\nb \udcff é"}, {"id": 2}]
+    sent: list[dict[str, object]] = [{"id": 1, "text": "a\nb \udcff é"}, {"id": 2}]
     data = b"".join(map(protocol.encode, sent))
     for cut in range(1, 9):
         lines = protocol.Lines()

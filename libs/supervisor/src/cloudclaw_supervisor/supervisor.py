@@ -244,8 +244,7 @@ class Supervisor:
             raise RequestError("the attempt still runs: stop comes first")
         attempt.spool.remove()
         self._attempt = None
-        connection.reply(request)
-        self._changed()
+        connection.reply(request, status=self._status())
         self._build(self._sandbox_tmp)  # the next attempt likely wants the same /tmp
 
     def _shutdown(self, connection: Connection, request: Request) -> None:

@@ -19,6 +19,8 @@ class BackendConfig:
         incarnation: of this manager; supervisors obey only the highest.
         files_uid: owner of all workspace files on disk, when the manager is root; uid and gid.
         uid_base: slot `n` runs as uid and gid `uid_base + n`, when the manager is root.
+        python: interpreter of the supervisors, 3.9 or newer; empty for the manager's own. A shared uid must
+            be able to run it.
         read_only: absolute directories that tasks also see, read-only and at the same path
             (toolchains outside `/usr`).
         defaults: limits for a sandbox that is built ahead; only `tmp_bytes` matters.
@@ -40,6 +42,7 @@ class BackendConfig:
     incarnation: int
     files_uid: int = 199_999
     uid_base: int = 200_000
+    python: str = ""
     read_only: tuple[str, ...] = ()
     defaults: Limits = field(default_factory=Limits)
     debug: bool = False

@@ -205,7 +205,6 @@ class BubblewrapSlot:
             await self._channel.call("release", uid=uid)
             self._released = uid
             self._reader = None
-            await self.status()
 
     async def close(self) -> None:
         self._channel.close()

@@ -105,6 +105,7 @@ def spawn(config: BackendConfig, tools: Tools, files: SlotFiles, groups: SlotGro
             raise SlotFailedError(f"{files.name} cannot be made: {error}") from error
         enforcement = groups.enforcement
         _run(
+            config.python or os.path.realpath(sys.executable),
             files,
             lock,
             {
@@ -135,13 +136,13 @@ def spawn(config: BackendConfig, tools: Tools, files: SlotFiles, groups: SlotGro
         os.close(lock)  # the supervisor has its own copy
 
 
-def _run(files: SlotFiles, lock: int, settings: dict[str, object]) -> None:
+def _run(python: str, files: SlotFiles, lock: int, settings: dict[str, object]) -> None:
     package = str(Path(cloudclaw_supervisor.__file__).parent.parent)
     # What it says goes to a file: it outlives this process.
     errors = os.open(files.errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         done = subprocess.run(
-            [os.path.realpath(sys.executable), "-I", "-S", "-c", _ENTRY.format(package)],
+            [python, "-I", "-S", "-c", _ENTRY.format(package)],
             input=json.dumps(settings).encode(),
             stdout=subprocess.DEVNULL,
             stderr=errors,
