@@ -113,6 +113,7 @@ class LogShipper:
         self._metrics = metrics
         self._logs: dict[str, ShippedLog] = {}
         self._queue: asyncio.Queue[StreamLogsRequest] | None = None
+        self._turn = asyncio.Lock()
         self._group: asyncio.TaskGroup | None = None
 
     async def run(self) -> None:
@@ -147,8 +148,9 @@ class LogShipper:
                 if await self._terms.believe(response.term):
                     self._answered(response)
         finally:
-            if self._queue is queue:
-                self._queue = None
+            self._queue = None
+            while not queue.empty():  # who waits for room in it goes on
+                queue.get_nowait()
 
     def _answered(self, response: StreamLogsResponse) -> None:
         log = self._logs.get(response.uid)
@@ -207,20 +209,27 @@ class LogShipper:
                 for chunk in _chunks(frames, log.sent):
                     end = chunk.offset + len(chunk.data)
                     last = end == log.final
-                    await queue.put(self._message(log, chunk, end=last))
-                    self._metrics.log_shipped.inc(len(chunk.data))
-                    if generation != log.generation:
+                    there = await self._put(queue, self._message(log, chunk, end=last))
+                    if not there or generation != log.generation:
                         break
+                    self._metrics.log_shipped.inc(len(chunk.data))
                     log.sent = max(log.sent, end)
                     if last:
                         self._mark(log)
             elif log.final is not None and not log.marked:
                 chunk = LogChunk(attempt=log.attempt.number, offset=log.final)
-                await queue.put(self._message(log, chunk, end=True))
-                if generation == log.generation:
+                if await self._put(queue, self._message(log, chunk, end=True)) and generation == log.generation:
                     self._mark(log)
             else:
                 return
+
+    async def _put(self, queue: asyncio.Queue[StreamLogsRequest], message: StreamLogsRequest) -> bool:
+        """False when the session ended first."""
+        # A queue lets who puts again overtake who has waited; a lock does not.
+        async with self._turn:
+            if self._queue is queue:
+                await queue.put(message)
+        return self._queue is queue
 
     def _missing(self, log: ShippedLog) -> None:
         """The spool does not hold what it announced. While the attempt runs, the next status wakes the pump."""
