@@ -16,6 +16,8 @@ from cloudclaw.rpc.auth import Minter
 TENANT = "dev"
 _TOKEN_SECONDS = 30 * 86_400.0
 _ETCD_BYTES = 2 << 30
+_UID_BASE = 200_000
+_NODE_UIDS = 10_000
 
 
 class Components:
@@ -100,10 +102,17 @@ class Components:
         )
 
     def _pool_managers(self) -> list[ChildSpec]:
-        pools = [{"name": "default", "backend": self._options.backend, "slots": self._options.slots}]
         specs = []
         for number in range(1, self._options.nodes + 1):
             node = f"node-{number}"
+            pool: dict[str, object] = {
+                "name": "default",
+                "backend": self._options.backend,
+                "slots": self._options.slots,
+            }
+            if self._options.backend == "bubblewrap":
+                # Uids are the host's: nodes that share one must not share them.
+                pool["options"] = {"uid_base": _UID_BASE + number * _NODE_UIDS}
             specs.append(
                 self._service(
                     f"pool-manager@{node}",
@@ -113,7 +122,7 @@ class Components:
                     NODE_DIR=str(self._directory.path / "nodes" / node),
                     SCHEDULER_ENDPOINTS=json.dumps([self.endpoints["scheduler"]]),
                     TOKEN_FILE=str(self._node_token),
-                    POOLS=json.dumps(pools),
+                    POOLS=json.dumps([pool]),
                     STOP_SLOTS_ON_EXIT="true",
                 )
             )
