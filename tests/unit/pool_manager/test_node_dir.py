@@ -1,0 +1,67 @@
+"""What a node keeps on its disk."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cloudclaw.errors import PreconditionError
+from cloudclaw_pool_manager.adapters.node_dir import NodeDirectory
+from cloudclaw_pool_manager.ports.state import Started
+
+
+def started(uid: str) -> Started:
+    return Started(uid, b"\x00assignment", "default", "slot-0", 123, 1.5, 2.5)
+
+
+async def test_everything_survives_the_process(tmp_path: Path) -> None:
+    first = NodeDirectory(tmp_path / "node")
+    assert (await first.lease(), await first.incarnation(), await first.term()) == (None, 0, 0)
+    await first.remember_lease(77, 3)
+    await first.remember_term(12)
+    await first.remember_draining(True)
+    await first.remember_attempt(started("att-a"))
+    await first.remember_attempt(started("att-b"))
+    await first.forget_attempt("att-a")
+    await first.forget_attempt("att-never")
+    first.close()
+    again = NodeDirectory(tmp_path / "node")
+    assert (await again.lease(), await again.incarnation(), await again.term()) == (77, 3, 12)
+    assert await again.draining()
+    await again.remember_draining(False)
+    assert not await again.draining()
+    assert await again.attempts() == [started("att-b")]
+    again.close()
+
+
+async def test_a_damaged_note_is_dropped_and_the_others_are_kept(tmp_path: Path) -> None:
+    there = NodeDirectory(tmp_path)
+    await there.remember_attempt(started("att-a"))
+    (tmp_path / "attempts" / "att-b").write_bytes(b"\xff\xff torn")
+    (tmp_path / "attempts" / "att-c.new").write_bytes(b"half")
+    (tmp_path / "lease.json").write_bytes(b"{")
+    assert await there.attempts() == [started("att-a")]
+    assert await there.lease() is None
+    assert sorted(p.name for p in (tmp_path / "attempts").iterdir()) == ["att-a"]
+    there.close()
+
+
+def test_a_second_process_on_the_same_directory_is_refused(tmp_path: Path) -> None:
+    first = NodeDirectory(tmp_path)
+    script = (
+        "import sys; from pathlib import Path; from cloudclaw_pool_manager.adapters.node_dir import NodeDirectory;"
+        " NodeDirectory(Path(sys.argv[1]))"
+    )
+    second = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert second.returncode != 0
+    assert "another pool-manager" in second.stderr
+    with pytest.raises(PreconditionError, match="another pool-manager") as refused:
+        NodeDirectory(tmp_path)
+    assert refused.value.reason == "NODE_DIR_LOCKED"
+    first.close()
+    NodeDirectory(tmp_path).close()
