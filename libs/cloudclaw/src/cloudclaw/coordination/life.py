@@ -60,6 +60,8 @@ def claimed(task: TaskRecord, node: str, uid: str, base: SnapshotPointer | None,
     The attempt starts from the checkpoint when there is one, else from `base`.
     """
     _require(task, TaskState.QUEUED)
+    if task.due:
+        raise PreconditionError(f"{task.task} waits its backoff", subject=task.task, reason="WRONG_STATE")
     number = task.attempt + 1
     start = task.checkpoint or base
     now = _ms(now)

@@ -79,6 +79,11 @@ class MemoryKeyValue:
         """Let the next `times` calls of the method `call` raise `UnavailableError`, done (`applied`) or not."""
         self._failures[call, applied] += times
 
+    def heal(self) -> None:
+        """No outage, and no failures that are still to come."""
+        self._failures.clear()
+        self.outage = False
+
     def expire(self, lease: int) -> None:
         """End a lease as if its time were over."""
         self._end_lease(lease)

@@ -36,7 +36,6 @@ from cloudclaw.coordination.transactions.store import (
     Found,
     Store,
     owns_writer,
-    waiting_key,
     waiting_put,
     writer_key,
     writer_value,
@@ -68,7 +67,7 @@ class AttemptTransactions(Store):
         `WORKSPACE_CHANGED`; `PreconditionError(reason="WORKSPACE_GONE")` when `workspace` is None and needed.
         """
         before = task.record
-        queued = waiting_key(before)
+        queued = keys.queue(before.plan.pool, before.tenant, before.task)
         attempt = keys.attempt(claimed.node, claimed.tenant, claimed.task)
         guards: list[Guard] = [Exists(queued), Absent(attempt), CreateIs(node.key, node.create_revision)]
         writes: list[Write] = [

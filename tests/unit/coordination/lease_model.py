@@ -1,0 +1,97 @@
+"""What the lease protocol should do, in a few dictionaries, to hold the transactions against."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from cloudclaw.coordination.port import Entry
+from cloudclaw.coordination.records import TaskState
+
+T = TypeVar("T")
+
+WORKSPACES = ("site", "docs")
+NODES = ("node-1", "node-2")
+
+
+@dataclass
+class ModelTask:
+    """One task. `token` is 0 and `held` False unless it runs; `held`: its attempt key is there."""
+
+    workspace: str
+    max_attempts: int
+    state: TaskState = TaskState.QUEUED
+    delayed: bool = False
+    attempt: int = 0
+    uid: str = ""
+    node: str = ""
+    token: int = 0
+    held: bool = False
+    cancel: bool = False
+    commits: int = 0
+    ended_at: int = 0
+    """Revision of its end; it must stay."""
+
+    @property
+    def owns_writer(self) -> bool:
+        return bool(self.workspace) and self.attempt > 0 and not self.state.ended
+
+    def claimed(self, node: str, uid: str, token: int) -> None:
+        self.state, self.delayed = TaskState.RUNNING, False
+        self.attempt += 1
+        self.node, self.uid, self.token, self.held = node, uid, token, True
+
+    def left(self, state: TaskState, *, delayed: bool = False, revision: int = 0) -> None:
+        """It no longer runs."""
+        self.state, self.delayed = state, delayed
+        self.node, self.uid, self.token, self.held = "", "", 0, False
+        self.ended_at = revision if state.ended else 0
+
+    def unclaimed(self, revision: int) -> None:
+        self.attempt -= 1
+        self.left(TaskState.CANCELED if self.cancel else TaskState.QUEUED, revision=revision)
+
+    def failed(self, revision: int, *, lost: bool, retry: bool) -> None:
+        """Its attempt ended without success."""
+        if self.cancel:
+            self.left(TaskState.CANCELED, revision=revision)
+        elif (lost or retry) and self.attempt < self.max_attempts:
+            self.left(TaskState.QUEUED, delayed=True)
+        else:
+            self.left(TaskState.FAILED, revision=revision)
+
+
+@dataclass
+class Model:
+    """The cluster: who leads, which nodes live, who writes what, and what was committed."""
+
+    tasks: dict[str, ModelTask] = field(default_factory=dict)
+    term: int = 0
+    alive: dict[str, Entry] = field(default_factory=dict)
+    """Living nodes and their key as it is."""
+    heads: dict[str, str] = field(default_factory=lambda: dict.fromkeys(WORKSPACES, ""))
+    highest_token: int = 0
+
+    def writer(self, workspace: str) -> str:
+        """The task that owns the workspace, or nothing."""
+        owners = [name for name, task in self.tasks.items() if task.workspace == workspace and task.owns_writer]
+        assert len(owners) <= 1, owners
+        return owners[0] if owners else ""
+
+    def node_lost(self, node: str) -> None:
+        """The node's lease ended: every key on it is gone."""
+        self.alive.pop(node, None)
+        for task in self.tasks.values():
+            if task.node == node:
+                task.held = False
+
+
+def done(call: Coroutine[Any, Any, T]) -> T:
+    """What `call` returns; nothing in it waits, since the memory store never does."""
+    try:
+        call.send(None)
+    except StopIteration as stop:
+        return stop.value  # type: ignore[no-any-return]
+    call.close()
+    raise AssertionError("a call to the memory store waited")
