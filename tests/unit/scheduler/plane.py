@@ -194,6 +194,8 @@ class Node:
             pools=(PoolSlots(pool=pool, slots=slots),),
         )
         self.beats = True
+        self._writing = asyncio.Lock()
+        self._logging = asyncio.Lock()
         self._sequence = itertools.count(1)
         self._call: Any = None
         self._logs: Any = None
@@ -248,7 +250,12 @@ class Node:
     async def beat(self) -> None:
         """One heartbeat."""
         beat = pb.Heartbeat(sequence=next(self._sequence), attempts=self.running.values(), pools=self.pools)
-        await self._call.write(pb.ConnectRequest(term=self.term, heartbeat=beat))
+        await self._send(pb.ConnectRequest(term=self.term, heartbeat=beat))
+
+    async def _send(self, request: pb.ConnectRequest) -> None:
+        """gRPC takes one write of a stream at a time."""
+        async with self._writing:
+            await self._call.write(request)
 
     async def heard(self, more: int) -> None:
         """Return after `more` further heartbeats were acked."""
@@ -277,7 +284,7 @@ class Node:
         reject = pb.Reject(
             tenant=assignment.tenant, task_id=assignment.task_id, token=assignment.token, message="no slot"
         )
-        await self._call.write(pb.ConnectRequest(term=self.term, reject=reject))
+        await self._send(pb.ConnectRequest(term=self.term, reject=reject))
 
     async def report(self, assignment: pb.Assignment, **outcome: Any) -> None:
         """Report its end, by default a success."""
@@ -292,7 +299,7 @@ class Node:
             uid=assignment.uid,
             outcome=pb.AttemptOutcome(**outcome),
         )
-        await self._call.write(pb.ConnectRequest(term=self.term, report=report))
+        await self._send(pb.ConnectRequest(term=self.term, report=report))
 
     async def finish(self, assignment: pb.Assignment, **outcome: Any) -> int:
         """Report its end, and answer the verdict."""
@@ -307,19 +314,19 @@ class Node:
         self, assignment: pb.Assignment, offset: int, data: bytes, *, end: bool = False, token: int = 0
     ) -> None:
         """Send a chunk of its log."""
-        await self._logs.write(
-            pb.StreamLogsRequest(
-                term=self.term,
-                tenant=assignment.tenant,
-                task_id=assignment.task_id,
-                uid=assignment.uid,
-                token=token or assignment.token,
-                chunk=task_pb2.LogChunk(
-                    attempt=assignment.attempt, offset=offset, data=data, stream=task_pb2.LOG_STREAM_STDOUT
-                ),
-                end=end,
-            )
+        request = pb.StreamLogsRequest(
+            term=self.term,
+            tenant=assignment.tenant,
+            task_id=assignment.task_id,
+            uid=assignment.uid,
+            token=token or assignment.token,
+            chunk=task_pb2.LogChunk(
+                attempt=assignment.attempt, offset=offset, data=data, stream=task_pb2.LOG_STREAM_STDOUT
+            ),
+            end=end,
         )
+        async with self._logging:
+            await self._logs.write(request)
 
     async def ack(self, holds: Callable[[pb.StreamLogsResponse], bool]) -> pb.StreamLogsResponse:
         """The first answer on the log stream that `holds`."""

@@ -29,8 +29,9 @@ _log = structlog.get_logger()
 
 FLUSH_EVERY: Final = 1.0
 """Seconds that a byte waits at most for its segment to be written."""
-PENDING_LIMIT: Final = 4 * 1024 * 1024
-"""Bytes of one attempt that may wait for the object store."""
+PENDING_LIMIT: Final = 18 * 1024 * 1024
+"""Bytes of one attempt that may wait for the object store: more than a node sends ahead of what is durable (16 MiB),
+so that nothing is sent twice in ordinary operation."""
 TOTAL_LIMIT: Final = 128 * 1024 * 1024
 """The same for all attempts; above it each may only have `SHARE`."""
 SHARE: Final = 64 * 1024
