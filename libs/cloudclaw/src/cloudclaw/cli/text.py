@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Final
-
-from google.protobuf.duration_pb2 import Duration
-from google.protobuf.timestamp_pb2 import Timestamp
+from typing import TYPE_CHECKING, Final
 
 from cloudclaw.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from google.protobuf.duration_pb2 import Duration
+    from google.protobuf.timestamp_pb2 import Timestamp
 
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -74,6 +75,8 @@ def seconds(text: str, option: str) -> float:
 
 def duration(text: str, option: str) -> Duration:
     """As `seconds`, as a message."""
+    from google.protobuf.duration_pb2 import Duration
+
     result = Duration()
     result.FromNanoseconds(round(seconds(text, option) * 1e9))
     return result

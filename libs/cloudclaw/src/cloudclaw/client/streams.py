@@ -37,6 +37,8 @@ class Tail:
         self._attempt = request.attempt
         self._offset = request.offset
         self._broken = False
+        self._past = False
+        """The cursor's attempt has been read to its end."""
 
     def run(self) -> AsyncGenerator[scheduler_pb2.TailLogsResponse, None]:
         """The tail's messages."""
@@ -44,19 +46,23 @@ class Tail:
 
     async def _open(self) -> AsyncGenerator[scheduler_pb2.TailLogsResponse, None]:
         """From the cursor to the end."""
-        # Attempt 0 asks for all of them, and only before its first byte: after a break the rest of the attempt that
-        # was being read comes first, then the attempts after it.
-        later = self._broken and self._all_attempts and self._attempt > 0
-        try:
+        if not (self._broken and self._all_attempts and self._attempt > 0):
             async with aclosing(self._read(self._attempt, self._offset)) as responses:
                 async for response in responses:
                     yield response
-        except OutOfRangeError:
-            if not later:
-                raise
-            # What was read last was provisional and its node was lost: the attempt was sealed before it.
-        if later and not await self._is_last(self._attempt):
-            self._attempt, self._offset = self._attempt + 1, 0
+            return
+        # Attempt 0 asks for all attempts, and only from the first byte: after a break the rest of the attempt that
+        # was being read comes first, then all of them again, of which `_advance` lets only the later ones through.
+        if not self._past:
+            try:
+                async with aclosing(self._read(self._attempt, self._offset)) as responses:
+                    async for response in responses:
+                        yield response
+            except OutOfRangeError:
+                # What was read last was provisional and its node was lost: the attempt was sealed before it.
+                pass
+            self._past = True
+        if not await self._is_last(self._attempt):
             async with aclosing(self._read(0, 0)) as responses:
                 async for response in responses:
                     yield response
@@ -82,7 +88,7 @@ class Tail:
         chunk = response.chunk
         if not chunk.data:
             return response
-        if chunk.attempt < self._attempt:
+        if chunk.attempt < self._attempt or (chunk.attempt == self._attempt and self._past):
             return None
         if chunk.attempt == self._attempt and chunk.offset < self._offset:
             known = self._offset - chunk.offset
@@ -90,7 +96,7 @@ class Tail:
                 return None
             chunk.data = chunk.data[known:]
             chunk.offset = self._offset
-        self._attempt = chunk.attempt
+        self._attempt, self._past = chunk.attempt, False
         self._offset = chunk.offset + len(chunk.data)
         return response
 
