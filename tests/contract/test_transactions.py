@@ -11,9 +11,8 @@ from cloudclaw.coordination import keys, life
 from cloudclaw.coordination.records import AttemptState, EndReason, TaskState, encode
 from cloudclaw.coordination.transactions import waiting_key
 from cloudclaw.errors import AbortedError, FencedError, PreconditionError, UnavailableError
-from tests.support.coordination import EPHEMERAL, NOW, TENANT, WORKSPACE, Scene, pointer
-from tests.support.etcd_server import EtcdServer, running_etcd
-from tests.support.kv import MemoryStore, etcd_store
+from tests.support.coordination import BOTH_STORES, EPHEMERAL, NOW, TENANT, WORKSPACE, Scene, pointer, scene_on
+from tests.support.etcd_server import running_etcd
 from tests.support.task_transactions import CASES, HEAD, WRITER, Case, move_head
 
 etcd_server = pytest.fixture(scope="module")(running_etcd)
@@ -22,17 +21,9 @@ BY_NAME = {case.name: case for case in CASES}
 cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "-"))
 
 
-@pytest.fixture(params=["memory", pytest.param("etcd", marks=pytest.mark.etcd)])
+@pytest.fixture(params=BOTH_STORES)
 async def scene(request: pytest.FixtureRequest) -> AsyncIterator[Scene]:
-    if request.param == "memory":
-        scene = Scene(MemoryStore().kv)
-        await scene.set()
-        yield scene
-        return
-    server: EtcdServer = request.getfixturevalue("etcd_server")
-    async with etcd_store(server) as store:
-        scene = Scene(store.kv)
-        await scene.set()
+    async with scene_on(request) as scene:
         yield scene
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+from collections.abc import AsyncIterator
 
+import pytest
 from msgspec.structs import replace
 
 from cloudclaw.coordination import keys, life
@@ -20,7 +23,8 @@ from cloudclaw.coordination.records import (
     encode,
 )
 from cloudclaw.coordination.transactions import Token, Transactions, Versioned
-from tests.support.kv import FaultyKeyValue
+from tests.support.etcd_server import EtcdServer
+from tests.support.kv import FaultyKeyValue, MemoryStore, etcd_store
 
 TENANT = "acme"
 WORKSPACE = "site"
@@ -151,3 +155,20 @@ class Scene:
         entry = await self.entry(key)
         await self.kv.inner.txn([], [Delete(key)])
         await self.kv.inner.txn([], [Put(key, entry.value, entry.lease)])
+
+
+@contextlib.asynccontextmanager
+async def scene_on(request: pytest.FixtureRequest) -> AsyncIterator[Scene]:
+    """A set scene on the store that `request.param` names: "memory", or "etcd" by the fixture `etcd_server`."""
+    async with contextlib.AsyncExitStack() as stack:
+        kv: KeyValue = MemoryStore().kv
+        if request.param == "etcd":
+            server: EtcdServer = request.getfixturevalue("etcd_server")
+            kv = (await stack.enter_async_context(etcd_store(server))).kv
+        scene = Scene(kv)
+        await scene.set()
+        yield scene
+
+
+BOTH_STORES = ["memory", pytest.param("etcd", marks=pytest.mark.etcd)]
+"""Parameters of a fixture that uses `scene_on`."""
