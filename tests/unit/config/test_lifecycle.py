@@ -24,15 +24,17 @@ async def main(stop):
     print("stopping", flush=True)
     {after}
 
-sys.exit(asyncio.run(run_service(main, stop_timeout={timeout})))
+sys.exit(asyncio.run(run_service(main, stop_timeout={timeout}, one_signal={one_signal})))
 """
 
 
 @asynccontextmanager
-async def service(after: str = "pass", timeout: float | None = None) -> AsyncIterator[asyncio.subprocess.Process]:
+async def service(
+    after: str = "pass", timeout: float | None = None, one_signal: float = 0.0
+) -> AsyncIterator[asyncio.subprocess.Process]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", _PROGRAM.format(after=after, timeout=timeout),
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
+        sys.executable, "-c", _PROGRAM.format(after=after, timeout=timeout, one_signal=one_signal),
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
     try:
         await line(process, b"up")
@@ -69,6 +71,18 @@ async def test_a_second_signal_aborts() -> None:
         await line(process, b"stopping")
         process.terminate()
         assert await code(process) == 128 + signal.SIGTERM
+
+
+async def test_signals_that_come_at_once_are_one() -> None:
+    async with service("sys.stdin.readline()", one_signal=60.0) as process:
+        for _ in range(5):
+            process.terminate()
+        await line(process, b"stopping")
+        for _ in range(5):
+            process.terminate()
+        assert process.stdin is not None
+        process.stdin.close()
+        assert await code(process) == 0
 
 
 async def test_a_service_that_does_not_stop_in_time_is_aborted() -> None:

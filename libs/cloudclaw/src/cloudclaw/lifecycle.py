@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -14,16 +15,26 @@ from cloudclaw.errors import CloudClawError
 
 _log = structlog.get_logger()
 
+ONE_SIGNAL: Final = 1.0
+"""Seconds in which repeated signals count as one. A parent that dies by SIGKILL sends its `PR_SET_PDEATHSIG` once for
+each of its threads, and a supervisor may signal a process and its group."""
+
 ABORT_GRACE: Final = 5.0
 """Seconds that a service has to unwind after it was aborted; then the process ends where it stands."""
 
 
-async def run_service(main: Callable[[asyncio.Event], Awaitable[None]], *, stop_timeout: float | None = 60.0) -> int:
+async def run_service(
+    main: Callable[[asyncio.Event], Awaitable[None]],
+    *,
+    stop_timeout: float | None = 60.0,
+    one_signal: float = ONE_SIGNAL,
+) -> int:
     """Run a service until it returns, and answer the process's exit code.
 
     `main` gets an event that SIGTERM or SIGINT sets; it then stops intake, drains, releases its leases, closes its
     clients (in this order) and returns. A second signal, or `stop_timeout` seconds (None: no limit) without an end,
-    cancels it; a third signal, or `ABORT_GRACE` more seconds, ends the process at once.
+    cancels it; a third signal, or `ABORT_GRACE` more seconds, ends the process at once. Signals that come within
+    `one_signal` seconds of each other are one.
 
     Returns 0 after an orderly end, 1 when `main` raised, 128 + n when the n-th signal aborted it, 124 when it did not
     stop in time.
@@ -45,7 +56,14 @@ async def run_service(main: Callable[[asyncio.Event], Awaitable[None]], *, stop_
         _log.error("not stopped in time; aborting", seconds=stop_timeout)
         abort(124)
 
+    last_signal = -math.inf
+
     def on_signal(number: signal.Signals) -> None:
+        nonlocal last_signal
+        repeated = loop.time() - last_signal < one_signal
+        last_signal = loop.time()
+        if repeated:
+            return
         if stop.is_set():
             _log.warning("second signal; aborting", signal=number.name)
             abort(128 + number)
