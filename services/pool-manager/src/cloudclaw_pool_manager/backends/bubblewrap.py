@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Sequence
 
 import structlog
@@ -39,6 +40,7 @@ class BubblewrapPool:
         self._slots: dict[str, BubblewrapSlot] = {}
         self._tools: probe.Tools | None = None
         self._groups: GroupsFactory | None = None
+        self._preparing = threading.Lock()
 
     async def probe(self) -> None:
         self._tools = await asyncio.to_thread(probe.probe, self._config)
@@ -98,17 +100,18 @@ class BubblewrapPool:
             await asyncio.to_thread(self._unshare_if_unused)
 
     def _prepare(self) -> None:
-        """Once: the directory of slots, as a shared mount when root, and the groups."""
-        if self._groups is not None:
-            return
-        if self._tools is None:
-            self._tools = probe.find_tools()
-        slots = self._config.node_dir / "slots"
-        slots.mkdir(mode=0o711, parents=True, exist_ok=True)
-        if os.geteuid() == 0:
-            slots.chmod(0o711)
-            mounts.share(slots)
-        self._groups = find_groups(self._config)
+        """Once, whichever slot comes first: the directory of slots, as a shared mount when root, and the groups."""
+        with self._preparing:
+            if self._groups is not None:
+                return
+            if self._tools is None:
+                self._tools = probe.find_tools()
+            slots = self._config.node_dir / "slots"
+            slots.mkdir(mode=0o711, parents=True, exist_ok=True)
+            if os.geteuid() == 0:
+                slots.chmod(0o711)
+                mounts.share(slots)
+            self._groups = find_groups(self._config)
 
     def _slot(self, number: int) -> BubblewrapSlot:
         assert self._groups is not None
