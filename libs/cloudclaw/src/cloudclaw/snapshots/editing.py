@@ -128,22 +128,22 @@ class TreeEditor:
         self._check(path)
         *above, name = path.split(b"/")
         try:
-            fd = safe.open_beneath(self._root, b"/".join(above), safe.DIRECTORY) if above else os.dup(self._root)
+            parents = b"/".join(above)
+            fd = safe.open_beneath(self._root, parents, safe.DIRECTORY, named=path) if above else os.dup(self._root)
         except FileNotFoundError:
-            fd = self._make(above)
+            fd = self._make(above, path)
         with safe.closing(fd), _writable(fd):
             yield fd, name
 
-    def _make(self, steps: list[bytes]) -> int:
-        """Open the directory of `steps`, making what is missing."""
+    def _make(self, steps: list[bytes], path: bytes) -> int:
+        """Open the directory of `steps`, making what is missing on the way to `path`."""
         fd = os.dup(self._root)
         for depth, step in enumerate(steps, 1):
-            path = b"/".join(steps[:depth])
             with safe.closing(fd), _writable(fd):
                 if _status(fd, step) is None:
                     self._budget.entry(path)
                     os.mkdir(step, 0o700, dir_fd=fd)
-                    self._directories[path] = (0o755, None)
+                    self._directories[b"/".join(steps[:depth])] = (0o755, None)
                 fd = safe.open_child(fd, step, safe.DIRECTORY, path=path)
         return fd
 

@@ -97,14 +97,15 @@ def check_path(path: bytes, *, limit: int = 4096) -> bytes:
     return path
 
 
-def open_beneath(root: int, path: bytes, flags: int, mode: int = 0o600) -> int:
-    """Open `path` beneath the directory `root`, through directories only.
+def open_beneath(root: int, path: bytes, flags: int, mode: int = 0o600, *, named: bytes = b"") -> int:
+    """Open `path` beneath the directory `root`, through directories only. Errors name `named`, when it is given.
 
     Raises `InvalidArgumentError(field="path")` for a path that is malformed, over-long, leads through or to a symlink
     or through a file; `OSError` for the rest (`FileNotFoundError`, `FileExistsError`, …). Never blocks on a FIFO.
     """
     steps = path
     at = root
+    path = named or path
     try:
         while len(steps) > _HOP:
             cut = steps.rfind(b"/", 0, _HOP)
@@ -141,7 +142,7 @@ def _raise(number: int, path: bytes) -> NoReturn:
     if number == errno.EXDEV:
         refuse(path, "leads out of the tree")
     if number == errno.ENOTDIR:
-        refuse(path, "leads through something that is not a directory")
+        refuse(path, "leads through a symlink or a file, where a directory must be")
     if number == errno.ENAMETOOLONG:
         refuse(path, "is over-long")
     if number == errno.ENOSYS:
@@ -222,7 +223,7 @@ def parent_of(root: int, path: bytes) -> Iterator[tuple[int, bytes]]:
     if not head:
         yield root, name
         return
-    fd = open_beneath(root, head, DIRECTORY)
+    fd = open_beneath(root, head, DIRECTORY, named=path)
     try:
         yield fd, name
     finally:

@@ -98,7 +98,7 @@ def _most(limits: TreeLimits) -> int:
 def _decompress(raw: FeedReader) -> _Source:
     magic = raw.peek(4)
     if magic.startswith(_GZIP):
-        return cast(_Source, gzip.GzipFile(fileobj=cast(gzip._ReadableFileobj, raw), mode="rb"))
+        return cast(_Source, gzip.GzipFile(fileobj=cast("gzip._ReadableFileobj", raw), mode="rb"))
     if magic == _ZSTD:
         decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
         return decompressor.stream_reader(raw, read_size=64 << 10, read_across_frames=True)  # type: ignore[arg-type]

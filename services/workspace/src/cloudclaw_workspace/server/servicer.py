@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from contextlib import asynccontextmanager
+from typing import Any, Final
 
 import grpc
+import structlog
 
-from cloudclaw.errors import InvalidArgumentError, UnimplementedError
+from cloudclaw.errors import CloudClawError, InvalidArgumentError, UnimplementedError
 from cloudclaw.ids import check_name
 from cloudclaw.rpc.auth import caller
 from cloudclaw.snapshots.port import TreeLimits
@@ -23,6 +26,11 @@ from cloudclaw_workspace.server import convert
 Context = grpc.aio.ServicerContext[Any, Any]
 
 SERVICE = "cloudclaw.v1.WorkspaceService"
+
+HEAR_OUT: Final = 10.0
+"""Seconds that a client whose write was refused may go on sending."""
+
+_log = structlog.get_logger()
 
 
 class WorkspaceServicer(workspace_pb2_grpc.WorkspaceServiceServicer):
@@ -130,14 +138,15 @@ class WorkspaceServicer(workspace_pb2_grpc.WorkspaceServiceServicer):
         first = await anext(request_iterator, pb.WriteFilesRequest())
         if first.WhichOneof("message") != "header":
             raise InvalidArgumentError("the first message must be a header", field="header")
-        edits = Feed((convert.edit(request) async for request in request_iterator), patience=self._patience)
-        pointer = await self._writer.write(
-            caller().tenant,
-            check_name(first.header.workspace, "workspace"),
-            apply_edits(edits),
-            expected_head=first.header.expected_head,
-            on_cancel=edits.close,
-        )
+        async with _hearing_out(request_iterator):
+            edits = Feed((convert.edit(request) async for request in request_iterator), patience=self._patience)
+            pointer = await self._writer.write(
+                caller().tenant,
+                check_name(first.header.workspace, "workspace"),
+                apply_edits(edits),
+                expected_head=first.header.expected_head,
+                on_cancel=edits.close,
+            )
         return pb.WriteFilesResponse(snapshot=convert.reference(pointer))
 
     async def UploadArchive(
@@ -146,14 +155,15 @@ class WorkspaceServicer(workspace_pb2_grpc.WorkspaceServiceServicer):
         first = await anext(request_iterator, pb.UploadArchiveRequest())
         if first.WhichOneof("message") != "header":
             raise InvalidArgumentError("the first message must be a header", field="header")
-        chunks = Feed(_archive(request_iterator), patience=self._patience)
-        pointer = await self._writer.write(
-            caller().tenant,
-            check_name(first.header.workspace, "workspace"),
-            extract(chunks, self._limits, replace=first.header.replace),
-            expected_head=first.header.expected_head,
-            on_cancel=chunks.close,
-        )
+        async with _hearing_out(request_iterator):
+            chunks = Feed(_archive(request_iterator), patience=self._patience)
+            pointer = await self._writer.write(
+                caller().tenant,
+                check_name(first.header.workspace, "workspace"),
+                extract(chunks, self._limits, replace=first.header.replace),
+                expected_head=first.header.expected_head,
+                on_cancel=chunks.close,
+            )
         return pb.UploadArchiveResponse(snapshot=convert.reference(pointer))
 
     def DownloadArtifact(
@@ -162,6 +172,25 @@ class WorkspaceServicer(workspace_pb2_grpc.WorkspaceServiceServicer):
         raise UnimplementedError(
             "artifacts are not collected yet; read the file from the task's snapshot with ReadFile"
         )
+
+
+@asynccontextmanager
+async def _hearing_out(requests: AsyncIterator[object]) -> AsyncIterator[None]:
+    """When a write is refused, take what the client still sends, for a while, before it is told.
+
+    A client that is cut off in the middle of a message may see a broken stream instead of the reason.
+    """
+    try:
+        yield
+    except CloudClawError as error:
+        if error.reason not in ("CLIENT_GONE", "CLIENT_IDLE"):
+            try:
+                async with asyncio.timeout(HEAR_OUT):
+                    async for _ in requests:
+                        pass
+            except (TimeoutError, CloudClawError):
+                _log.info("a client went on sending what was refused", reason=error.reason)
+        raise
 
 
 async def _archive(requests: AsyncIterator[pb.UploadArchiveRequest]) -> AsyncIterator[bytes]:
