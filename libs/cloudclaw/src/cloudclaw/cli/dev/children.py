@@ -53,7 +53,12 @@ class Child:
         self._process: asyncio.subprocess.Process | None = None
         self.ready = asyncio.Event()
         """Set by the caller once it has served; after that its deaths are survived."""
+        self.left_dead = False
+        """It died after it had served, and is not started again."""
         self._deaths = 0
+        self._idle = asyncio.Event()
+        """`run` is not at work."""
+        self._idle.set()
 
     @property
     def log(self) -> Path:
@@ -63,6 +68,13 @@ class Child:
     async def run(self) -> None:
         """Start it, and again whenever it dies. Raises `ChildGaveUpError` when it dies before it ever served
         (three times, or once without restarts); later deaths without restarts leave it dead."""
+        self._idle.clear()
+        try:
+            await self._keep_alive()
+        finally:
+            self._idle.set()
+
+    async def _keep_alive(self) -> None:
         loop = asyncio.get_running_loop()
         pause = RESTART_PAUSE
         while not self._stopping.is_set():
@@ -77,6 +89,7 @@ class Child:
                 )
             if not self._restart:
                 say(f"{self.spec.name} ended with {_describe(code)}; not started again (--no-restart)")
+                self.left_dead = True
                 return
             pause = min(pause * 2, LONGEST_PAUSE) if loop.time() - started < SHORT_LIFE and self._deaths > 2 else (
                 RESTART_PAUSE
@@ -88,16 +101,20 @@ class Child:
     async def stop(self) -> None:
         """SIGTERM, and SIGKILL when it takes too long; returns when it is gone."""
         self._stopping.set()
-        process = self._process
-        if process is None or process.returncode is not None:
-            return
-        process.terminate()
+        self._terminate()
         try:
-            await asyncio.wait_for(process.wait(), self.spec.stop_seconds)
+            await asyncio.wait_for(self._idle.wait(), self.spec.stop_seconds)
         except TimeoutError:
             say(f"{self.spec.name} did not stop within {self.spec.stop_seconds:g} s; killing it")
-            process.kill()
-            await process.wait()
+            if self._process is not None and self._process.returncode is None:
+                self._process.kill()
+            await self._idle.wait()
+
+    def _terminate(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self._process.terminate()
+            # One that was stopped hears of it only when it goes on.
+            self._process.send_signal(signal.SIGCONT)
 
     def tail(self, lines: int = 15) -> str:
         """The last of its output."""
@@ -108,6 +125,7 @@ class Child:
     async def _live(self) -> int:
         """One life; answers its exit code, negative after a signal."""
         parent = os.getpid()
+        pid_file = self._directory / "run" / f"{self.spec.name}.pid"
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *self.spec.argv,
@@ -118,20 +136,23 @@ class Child:
                 stderr=log,
                 # A session of its own: Ctrl-C on the terminal reaches dev alone, which then stops them in order.
                 start_new_session=True,
-                preexec_fn=lambda: _die_with(parent),
+                preexec_fn=lambda: _begin(parent, pid_file),
             )
-        pid_file = self._directory / "run" / f"{self.spec.name}.pid"
-        temporary = pid_file.with_suffix(".new")
-        temporary.write_text(str(self._process.pid))
-        temporary.replace(pid_file)
+        if self._stopping.is_set():
+            # `stop` came while it was being started, and found nothing to end.
+            self._terminate()
         return await self._process.wait()
 
 
-def _die_with(parent: int) -> None:
-    """In the child, before it is exec'd: SIGTERM when dev dies, even by SIGKILL."""
+def _begin(parent: int, pid_file: Path) -> None:
+    """In the child, before it is exec'd: SIGTERM when dev dies, even by SIGKILL; and its pid file, so that the file
+    names it before it does anything."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
+    temporary = pid_file.with_suffix(".new")
+    temporary.write_text(str(os.getpid()))
+    temporary.replace(pid_file)
 
 
 def _describe(code: int) -> str:

@@ -1,0 +1,154 @@
+"""The supervisor of `claw dev`: children that die, hang, or outlive what started them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from cloudclaw.cli.dev import children
+from cloudclaw.cli.dev.children import Child, ChildGaveUpError, ChildSpec
+from tests.support.processes import alive, eventually
+
+Make = Callable[..., Child]
+
+STAY = "import time; print('up', flush=True); time.sleep(600)"
+STUBBORN = "import signal, time; signal.signal(15, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+
+
+@pytest.fixture
+def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("run", "log"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(children, "RESTART_PAUSE", 0.05)
+    return tmp_path
+
+
+@pytest.fixture
+def make(directory: Path) -> Make:
+    def child(program: str, *, restart: bool = True, stop_seconds: float = 10.0) -> Child:
+        environment = {"PATH": os.environ["PATH"]}
+        spec = ChildSpec("demo", [sys.executable, "-S", "-c", program], environment, stop_seconds=stop_seconds)
+        return Child(spec, directory, restart=restart)
+
+    return child
+
+
+@asynccontextmanager
+async def running(child: Child) -> AsyncIterator[asyncio.Task[None]]:
+    life = asyncio.create_task(child.run())
+    try:
+        yield life
+    finally:
+        await asyncio.wait_for(child.stop(), 30)
+        await asyncio.gather(life, return_exceptions=True)
+
+
+def pid(directory: Path) -> int:
+    path = directory / "run" / "demo.pid"
+    return int(path.read_text()) if path.exists() else 0
+
+
+async def up(child: Child, times: int = 1) -> None:
+    """Wait until it has said that it is up, so many times in all."""
+    await eventually("the child is up", lambda: child.log.exists() and child.log.read_text().count("up\n") >= times, 20)
+
+
+async def test_a_child_that_dies_is_started_again_under_a_new_pid(make: Make, directory: Path) -> None:
+    child = make(STAY)
+    async with running(child):
+        await up(child)
+        child.ready.set()
+        for life in (2, 3):
+            old = pid(directory)
+            os.kill(old, signal.SIGKILL)
+            await up(child, life)
+            # The file names the present process at any time that it can be read.
+            assert alive(pid(directory))
+            assert pid(directory) != old
+    assert not alive(pid(directory))
+
+
+async def test_without_restarts_it_stays_dead(make: Make, directory: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    child = make(STAY, restart=False)
+    async with running(child) as life:
+        await up(child)
+        child.ready.set()
+        os.kill(pid(directory), signal.SIGKILL)
+        await asyncio.wait_for(life, 20)
+    assert "SIGKILL; not started again" in capfd.readouterr().err
+
+
+async def test_a_child_that_never_serves_ends_the_start_with_its_last_words(make: Make) -> None:
+    child = make("print('no port for me'); raise SystemExit(3)")
+    with pytest.raises(ChildGaveUpError) as caught:
+        await asyncio.wait_for(child.run(), 20)
+    assert "exit code 3" in str(caught.value)
+    assert "no port for me" in str(caught.value)
+
+
+async def test_a_child_that_ignores_sigterm_is_killed(make: Make, directory: Path) -> None:
+    child = make(STUBBORN, stop_seconds=0.2)
+    async with running(child) as life:
+        await up(child)
+        await asyncio.wait_for(child.stop(), 20)
+        await asyncio.wait_for(life, 20)
+    assert not alive(pid(directory))
+
+
+async def test_a_stopped_child_can_be_ended(make: Make, directory: Path) -> None:
+    child = make(STAY, stop_seconds=5.0)
+    async with running(child):
+        await up(child)
+        os.kill(pid(directory), signal.SIGSTOP)
+    assert not alive(pid(directory))
+
+
+async def test_stopping_while_it_is_being_started_leaves_nothing(make: Make, directory: Path) -> None:
+    for moment in range(6):
+        child = make(STAY)
+        life = asyncio.create_task(child.run())
+        for _ in range(moment):
+            await asyncio.sleep(0)
+        await asyncio.wait_for(child.stop(), 20)
+        await asyncio.wait_for(life, 20)
+        assert not (pid(directory) and alive(pid(directory)))
+
+
+async def test_children_have_sessions_of_their_own(make: Make, directory: Path) -> None:
+    child = make(STAY)
+    async with running(child):
+        await up(child)
+        assert os.getsid(pid(directory)) == pid(directory)
+        assert os.getpgid(pid(directory)) != os.getpgrp()
+
+
+_DEV = """
+import asyncio, sys, threading
+from pathlib import Path
+from cloudclaw.cli.dev.children import Child, ChildSpec
+# More threads than one: each tells its children of its death.
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+child = Child(ChildSpec("demo", [sys.executable, "-S", "-c", {program!r}], {{}}), Path({directory!r}), restart=True)
+asyncio.run(child.run())
+"""
+
+
+async def test_a_killed_dev_takes_its_children_along(directory: Path) -> None:
+    program = _DEV.format(program=STAY, directory=str(directory))
+    dev = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stderr=subprocess.DEVNULL)
+    log = directory / "log" / "demo.log"
+    try:
+        await eventually("the child is up", lambda: log.exists() and "up" in log.read_text(), 20)
+        assert alive(pid(directory))
+    finally:
+        dev.kill()
+        await dev.wait()
+    await eventually("the child is gone", lambda: not alive(pid(directory)), 20)
