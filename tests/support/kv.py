@@ -35,7 +35,7 @@ class ManualClock:
     def __init__(self, now: float = 1_700_000_000.0) -> None:
         self.now = now
         self._moved = asyncio.Condition()
-        self.sleepers = 0
+        self._until: list[float] = []
 
     def wall(self) -> float:
         return self.now
@@ -46,23 +46,23 @@ class ManualClock:
     async def sleep(self, seconds: float) -> None:
         until = self.now + seconds
         async with self._moved:
-            self.sleepers += 1
+            self._until.append(until)
             self._moved.notify_all()
             try:
                 await self._moved.wait_for(lambda: self.now >= until)
             finally:
-                self.sleepers -= 1
+                self._until.remove(until)
 
     async def advance(self, seconds: float) -> None:
-        """Move on, and let every sleeper whose time has come run."""
+        """Move on; every sleeper whose time has come will run."""
         async with self._moved:
             self.now += seconds
             self._moved.notify_all()
 
     async def asleep(self, count: int = 1) -> None:
-        """Wait until at least `count` callers sleep."""
+        """Wait until `count` callers sleep, those not counted whose time has come."""
         async with asyncio.timeout(WITHIN), self._moved:
-            await self._moved.wait_for(lambda: self.sleepers >= count)
+            await self._moved.wait_for(lambda: sum(until > self.now for until in self._until) >= count)
 
 
 class FaultyKeyValue:

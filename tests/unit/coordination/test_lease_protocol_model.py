@@ -47,6 +47,7 @@ class LeaseProtocol(LeaseMachine):
         self.elect()
         for node in NODES:
             self.node_returns(NODES.index(node))
+            self.node_touches(NODES.index(node))
         for _ in range(2):
             self.submit(WORKSPACES[0], 3, "", "", "")
 
@@ -203,7 +204,7 @@ class LeaseProtocol(LeaseMachine):
             task.failed(answer.mod_revision, lost=True, retry=True)
 
     @precondition(lambda self: self.some(lambda task: task.held))
-    @rule(pick=picks, behind=mostly_now, behind_node=mostly_now, leader=mostly_now, fault=faults)
+    @rule(pick=picks, behind=mostly_now, behind_node=st.integers(0, 1), leader=mostly_now, fault=faults)
     def requeue_early(self, pick: int, behind: int, behind_node: int, leader: int, fault: str) -> None:
         name, token, _ = self.token(pick)
         task = self.model.tasks[name]

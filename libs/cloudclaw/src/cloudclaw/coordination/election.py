@@ -78,6 +78,11 @@ class Election:
         """(address, term) of the leader as last seen, by followers too; None while there is none."""
         return self._leader
 
+    async def changed(self) -> None:
+        """Wait until `leader()` may have changed."""
+        async with self._changed:
+            await self._changed.wait()
+
     async def run(self, lead: Callable[[Leadership], Awaitable[None]]) -> None:
         """Campaign for ever; while leader run `lead`, and cancel it when leadership is lost.
 
@@ -93,7 +98,7 @@ class Election:
                 try:
                     await self._campaign(lead)
                 except* (UnavailableError, LeaseLostError, AbortedError) as errors:
-                    _log.warning("the candidacy failed; trying again", service=self._service, error=str(errors))
+                    _log.warning("the candidacy failed; trying again", service=self._service, errors=_leaves(errors))
                 await self._clock.sleep(RETRY)
 
     async def _campaign(self, lead: Callable[[Leadership], Awaitable[None]]) -> None:
@@ -212,6 +217,15 @@ class Election:
             self._leader_key = first.key if first is not None else ""
             self._leader = (decode(first.value, LeaderRecord).address, first.create_revision) if first else None
             self._changed.notify_all()
+
+
+def _leaves(group: BaseExceptionGroup[Exception]) -> list[str]:
+    """What the errors in the group, and in the groups within it, say."""
+    return [
+        leaf
+        for error in group.exceptions
+        for leaf in (_leaves(error) if isinstance(error, BaseExceptionGroup) else [str(error)])
+    ]
 
 
 def _applied(candidates: dict[str, Entry], events: Sequence[KeyEvent]) -> dict[str, Entry]:
