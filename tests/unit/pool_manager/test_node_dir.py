@@ -41,7 +41,7 @@ async def test_a_damaged_note_is_dropped_and_the_others_are_kept(tmp_path: Path)
     there = NodeDirectory(tmp_path)
     await there.remember_attempt(started("att-a"))
     (tmp_path / "attempts" / "att-b").write_bytes(b"\xff\xff torn")
-    (tmp_path / "attempts" / "att-c.new").write_bytes(b"half")
+    (tmp_path / "attempts" / "att-c").write_bytes(b"")
     (tmp_path / "lease.json").write_bytes(b"{")
     assert await there.attempts() == [started("att-a")]
     assert await there.lease() is None

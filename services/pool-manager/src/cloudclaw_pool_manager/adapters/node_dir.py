@@ -65,27 +65,28 @@ class NodeDirectory:
 
     async def remember_lease(self, lease: int, incarnation: int) -> None:
         data = msgspec.json.encode(_Lease(lease, incarnation))
-        await asyncio.to_thread(_replace, self.path / "lease.json", data, durable=True)
+        await asyncio.to_thread(_replace, self.path / "lease.json", data)
 
     async def term(self) -> int:
         text = await asyncio.to_thread(_read, self.path / "term")
         return int(text) if text and text.strip().isdigit() else 0
 
     async def remember_term(self, term: int) -> None:
-        await asyncio.to_thread(_replace, self.path / "term", b"%d\n" % term, durable=True)
+        await asyncio.to_thread(_replace, self.path / "term", b"%d\n" % term)
 
     async def draining(self) -> bool:
         return await asyncio.to_thread(_read, self.path / "draining") is not None
 
     async def remember_draining(self, draining: bool) -> None:
         if draining:
-            await asyncio.to_thread(_replace, self.path / "draining", b"", durable=True)
+            await asyncio.to_thread(_replace, self.path / "draining", b"")
         else:
             await asyncio.to_thread((self.path / "draining").unlink, missing_ok=True)
 
     async def remember_attempt(self, started: Started) -> None:
-        # Written without fsync: it must outlive this process, and after a crash of the machine its sandbox is gone.
-        await asyncio.to_thread(_replace, self._attempts / started.uid, msgspec.msgpack.encode(started), durable=False)
+        # Without fsync: it must outlive this process, and after a crash of the machine its sandbox is gone. Without a
+        # rename: one that was cut short was never acted upon.
+        await asyncio.to_thread(_write, self._attempts / started.uid, msgspec.msgpack.encode(started))
 
     async def forget_attempt(self, uid: str) -> None:
         await asyncio.to_thread((self._attempts / uid).unlink, missing_ok=True)
@@ -106,9 +107,6 @@ class NodeDirectory:
     def _read_attempts(self) -> list[Started]:
         found = []
         for path in sorted(self._attempts.iterdir()):
-            if path.suffix == ".new":
-                path.unlink()
-                continue
             try:
                 found.append(msgspec.msgpack.decode(path.read_bytes(), type=Started))
             except msgspec.DecodeError as error:
@@ -124,10 +122,20 @@ def _read(path: Path) -> bytes | None:
         return None
 
 
-def _replace(path: Path, data: bytes, *, durable: bool) -> None:
-    """Write a file whole or not at all."""
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, even when the machine crashes."""
     new = path.with_name(path.name + ".new")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    _write(new, data, durable=True)
+    new.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _write(path: Path, data: bytes, *, durable: bool = False) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
         rest = memoryview(data)
         while rest:
@@ -136,10 +144,3 @@ def _replace(path: Path, data: bytes, *, durable: bool) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    new.rename(path)
-    if durable:
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

@@ -26,19 +26,25 @@ from cloudclaw.errors import CloudClawError, InvalidArgumentError
 from cloudclaw.snapshots.port import Tree
 from cloudclaw_pool_manager.app.delivery import Delivery
 from cloudclaw_pool_manager.app.logs import ShippedLog
-from cloudclaw_pool_manager.app.runner import Surroundings, judged, launch_of, limits_of, worth_retrying
+from cloudclaw_pool_manager.app.runner import (
+    Surroundings,
+    judged,
+    keep_files,
+    launch_of,
+    limits_of,
+    note_of,
+    worth_retrying,
+)
 from cloudclaw_pool_manager.app.slots import SlotEntry
 from cloudclaw_pool_manager.domain.assignment import Assignment
 from cloudclaw_pool_manager.domain.attempt import Exit, KillReason, Usage
 from cloudclaw_pool_manager.domain.outcome import (
-    FileChange,
     Outcome,
     Phase,
     Verdict,
     canceled,
     failed,
     of_kill,
-    unsaved,
 )
 from cloudclaw_pool_manager.domain.timers import RunTimers
 from cloudclaw_pool_manager.ports.backend import FencedIncarnationError, Slot, SlotFailedError, SlotPhase, SlotStatus
@@ -226,17 +232,7 @@ class AttemptRunner:
         if self._halted():
             return self._canceled()
         now = around.clock.boottime()
-        await around.state.remember_attempt(
-            Started(
-                uid=self.attempt.uid,
-                assignment=assignment.raw,
-                pool=assignment.pool,
-                slot=self._entry.name,
-                pid=slot.pid,
-                prepared=self._prepared,
-                boottime=now,
-            )
-        )
+        await around.state.remember_attempt(note_of(assignment, self._entry.name, slot.pid, self._prepared, now))
         if self._halted():
             return self._canceled()
         self._watch(now)
@@ -298,22 +294,8 @@ class AttemptRunner:
         outcome = replace(outcome, prepared=self._prepared)
         if outcome.state is AttemptState.SUCCEEDED and self.assignment.keeps_files:
             self._enter(Phase.SAVING)
-            outcome = await self._save(outcome)
+            outcome = await keep_files(self._around, self.assignment, self._tree, outcome)
         return outcome
-
-    async def _save(self, outcome: Outcome) -> Outcome:
-        around = self._around
-        if self._tree is None:
-            return unsaved(outcome, "the workspace's tree vanished while the attempt ran", retryable=True)
-        begun = around.clock.boottime()
-        try:
-            stored = await around.workspaces.snapshot(self.attempt.tenant, self._tree, self.assignment.snapshot_id)
-        except (CloudClawError, OSError) as error:
-            _log.warning("no snapshot", error=str(error))
-            return unsaved(outcome, f"the files could not be kept: {error}", retryable=worth_retrying(error))
-        around.metrics.snapshot_seconds.observe(around.clock.boottime() - begun)
-        changes = tuple(FileChange(change.path, change.old_size, change.new_size) for change in stored.changes)
-        return replace(outcome, snapshot=stored.pointer, changes=changes)
 
     async def _deliver(self, outcome: Outcome) -> None:
         """Returns once the leader has committed it. Raises `_FencedError` when it will not."""

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
+
+import structlog
 
 from cloudclaw.clock import Clock
 from cloudclaw.coordination.records import AttemptState, EndReason
 from cloudclaw.errors import CloudClawError, InvalidArgumentError, UnavailableError
-from cloudclaw.snapshots.port import WorkspaceManager
+from cloudclaw.snapshots.port import Tree, WorkspaceManager
 from cloudclaw.v1.scheduler_pb2 import AttemptReport
 from cloudclaw_pool_manager.app.logs import LogShipper
 from cloudclaw_pool_manager.app.metrics import NodeMetrics
 from cloudclaw_pool_manager.app.slots import SlotPool
 from cloudclaw_pool_manager.domain.assignment import Assignment
 from cloudclaw_pool_manager.domain.attempt import AttemptId, Exit, Launch, Limits
-from cloudclaw_pool_manager.domain.outcome import Outcome
+from cloudclaw_pool_manager.domain.outcome import FileChange, Outcome, unsaved
 from cloudclaw_pool_manager.ports.runtime import RunRequest, RuntimeAdapter
-from cloudclaw_pool_manager.ports.state import NodeState
+from cloudclaw_pool_manager.ports.state import NodeState, Started
+
+_log = structlog.get_logger()
 
 _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OWN: Final = "CLAW_"
@@ -135,6 +139,34 @@ def judged(runtime: RuntimeAdapter, assignment: Assignment, exit: Exit) -> Outco
         session_id=verdict.session_id,
         started=exit.started,
         ended=exit.ended,
+    )
+
+
+async def keep_files(around: Surroundings, assignment: Assignment, tree: Tree | None, outcome: Outcome) -> Outcome:
+    """Store the files of a success; what became of it."""
+    if tree is None:
+        return unsaved(outcome, "the workspace's tree vanished while the attempt ran", retryable=True)
+    begun = around.clock.boottime()
+    try:
+        stored = await around.workspaces.snapshot(assignment.attempt.tenant, tree, assignment.snapshot_id)
+    except (CloudClawError, OSError) as error:
+        _log.warning("no snapshot", error=str(error))
+        return unsaved(outcome, f"the files could not be kept: {error}", retryable=worth_retrying(error))
+    around.metrics.snapshot_seconds.observe(around.clock.boottime() - begun)
+    changes = tuple(FileChange(change.path, change.old_size, change.new_size) for change in stored.changes)
+    return replace(outcome, snapshot=stored.pointer, changes=changes)
+
+
+def note_of(assignment: Assignment, slot: str, pid: int, prepared: float, now: float) -> Started:
+    """What is remembered of an attempt that is about to start."""
+    return Started(
+        uid=assignment.attempt.uid,
+        assignment=assignment.raw,
+        pool=assignment.pool,
+        slot=slot,
+        pid=pid,
+        prepared=prepared,
+        boottime=now,
     )
 
 
