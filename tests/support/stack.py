@@ -182,7 +182,7 @@ class Stack:
         self.operator_token = facts["operator_token"]
 
     async def stop(self) -> None:
-        """Ctrl-C, and wait; what is left after 30 s is killed and fails the test."""
+        """Ctrl-C, and wait; what is left after 60 s is killed and fails the test."""
         process = self._process
         if process is None:
             return
@@ -191,11 +191,11 @@ class Stack:
         if process.returncode is None:
             process.send_signal(signal.SIGINT)
         try:
-            await asyncio.wait_for(process.wait(), 30.0)
+            await asyncio.wait_for(process.wait(), 60.0)
         except TimeoutError:
             kill(process.pid)
             await process.wait()
-            raise AssertionError("claw dev did not stop within 30 s") from None
+            raise AssertionError("claw dev did not stop within 60 s") from None
         self._process = None
         left = [pid for pid in self._slot_pids if alive(pid)]
         kill(*left, signum=signal.SIGCONT)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from cloudclaw.rpc.keys import write_development_key
 from cloudclaw.v1 import scheduler_pb2, scheduler_pb2_grpc
 
 READY_SECONDS = 90.0
+CLEAN_SECONDS = 20.0
 _POLL = 0.05
 
 SERVICES = {
@@ -154,6 +154,7 @@ class _Dev:
 
     async def _stop(self) -> None:
         """Pool-managers first (they end what runs), then the services, then the stores."""
+        await asyncio.gather(*(self._clean_after(child) for child in self._children))
         order = ("pool-manager", "workspace", "scheduler", "objects", "etcd")
         for kind in order:
             group = [child for child in self._children if child.spec.name.partition("@")[0] == kind]
@@ -161,6 +162,18 @@ class _Dev:
         for life in self._lives:
             with contextlib.suppress(ChildGaveUpError):
                 await life
+
+    async def _clean_after(self, child: Child) -> None:
+        """A pool-manager that is dead left slots, mounts and cgroups: it is started once more, to take them down."""
+        if not child.spec.name.startswith("pool-manager@") or not child.left_dead:
+            return
+        say(f"{child.spec.name} is dead; starting it again to take its slots down")
+        self._lives.append(asyncio.create_task(child.run(), name=child.spec.name))
+        try:
+            async with asyncio.timeout(CLEAN_SECONDS):
+                await self._serving(child.spec.name)
+        except TimeoutError:
+            say(f"{child.spec.name} did not come up; what its slots left is in {self._directory.path / 'nodes'}")
 
 
 def _complete(nodes: Sequence[scheduler_pb2.NodeStatus], options: DevOptions) -> bool:
@@ -171,8 +184,6 @@ def _complete(nodes: Sequence[scheduler_pb2.NodeStatus], options: DevOptions) ->
 
 def main(options: DevOptions) -> int:
     """Run it; a refusal is one line on standard error."""
-    # Children are exec'd at once, so gRPC has nothing to do at a fork, and need not remark on it.
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     try:
         return asyncio.run(run_dev(options))
     except TimeoutError:
