@@ -6,10 +6,12 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from cloudclaw_pool_manager.backends import limits
 from cloudclaw_pool_manager.domain.attempt import KillReason
 from cloudclaw_pool_manager.ports.backend import Slot, SlotPhase
 from cloudclaw_supervisor.processes import descendants
@@ -21,9 +23,18 @@ pytestmark = pytest.mark.sandbox
 STORM = "for i in 1 2 3 4 5 6 7 8 9 10; do (while :; do /bin/true; done) & done; echo up; wait"
 
 
-@pytest.fixture(params=[True, False], ids=["cgroup", "sigstop"])
-async def slot(node: Node, request: pytest.FixtureRequest) -> Slot:
-    return await node.pool(use_cgroups=request.param).provision(0)
+@pytest.fixture(params=["cgroup", "v1", "sigstop"])
+async def slot(node: Node, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Slot]:
+    """A slot for each way of freezing."""
+    if request.param == "v1":
+        v1, _ = limits._hierarchies()
+        if "freezer" not in v1 or os.geteuid() != 0:
+            pytest.skip("no v1 freezer on this host")
+        monkeypatch.setattr(limits, "_hierarchies", lambda: (v1, None))
+    pool = node.pool(use_cgroups=request.param != "sigstop")
+    yield await pool.provision(0)
+    for slot in await node.pool(incarnation=2, use_cgroups=request.param != "sigstop").adopt():
+        await node.pools[-1].destroy(slot)
 
 
 async def ticking(node: Node, slot: Slot, **how: object) -> tuple[str, Path]:

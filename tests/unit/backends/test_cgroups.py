@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cloudclaw_pool_manager.backends import cgroups
-from cloudclaw_pool_manager.backends.cgroups import CgroupV1, CgroupV2, NoGroups
+from cloudclaw_pool_manager.backends.cgroups import CgroupV1, CgroupV2, Hybrid, NoGroups
 from cloudclaw_pool_manager.backends.limits import node_group
 from cloudclaw_pool_manager.domain.attempt import Limits
 from cloudclaw_pool_manager.ports.backend import Mechanism
@@ -56,9 +56,22 @@ def test_the_supervisor_reads_both_kinds(tmp_path: Path) -> None:
     groups.freeze()
     assert (tmp_path / "cgroup.freeze").read_text() == "1"
     assert groups.frozen()
-    assert groups.kills_frozen
+    assert groups.unified
     assert groups.oom_kills() == 2
     assert groups.refused_forks() == 0
+
+
+def test_a_hybrid_limits_by_v1_and_freezes_by_v2(tmp_path: Path) -> None:
+    groups = Hybrid(
+        CgroupV1({"pids": tmp_path / "pids"}, "node", "slot-0"), CgroupV2(tmp_path / "v2/node", "slot-0", frozenset())
+    )
+    assert groups.enforcement.pids is Mechanism.CGROUP_V1
+    files = groups.for_supervisor()
+    assert files["freezer"] == str(tmp_path / "v2/node/slot-0/box/cgroup.freeze")
+    assert files["procs"] == [
+        str(tmp_path / "pids/node/slot-0/cgroup.procs"),
+        str(tmp_path / "v2/node/slot-0/box/cgroup.procs"),
+    ]
 
 
 def test_nodes_on_one_host_have_different_groups(tmp_path: Path) -> None:

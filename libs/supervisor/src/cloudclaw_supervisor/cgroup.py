@@ -31,8 +31,8 @@ class Groups:
         self.pids_events: str = config.get("pids_events", "")
 
     @property
-    def kills_frozen(self) -> bool:
-        """SIGKILL ends a frozen process at once (v2); under v1 it must be thawed to die."""
+    def unified(self) -> bool:
+        """The freezer is that of cgroup v2."""
         return self.freezer.endswith("cgroup.freeze")
 
     def enter(self) -> None:
@@ -42,13 +42,13 @@ class Groups:
 
     def freeze(self) -> None:
         """Ask for a freeze; `frozen` says when it is done."""
-        _write(self.freezer, b"1" if self.kills_frozen else b"FROZEN")
+        _write(self.freezer, b"1" if self.unified else b"FROZEN")
 
     def thaw(self) -> None:
-        _write(self.freezer, b"0" if self.kills_frozen else b"THAWED")
+        _write(self.freezer, b"0" if self.unified else b"THAWED")
 
     def frozen(self) -> bool:
-        if self.kills_frozen:
+        if self.unified:
             return _count(self.freezer_state, "frozen") == 1
         return _read(self.freezer_state).strip() == "FROZEN"
 

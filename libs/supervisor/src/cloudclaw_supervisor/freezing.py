@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cloudclaw_supervisor.sandbox import Sandbox
 
 _LOOK_AGAIN = 0.0005
+_THAW_EVERY = 50
 _PATIENCE = 20
 """Rounds of SIGSTOP before an uninterruptible wait counts as standing still."""
 
@@ -64,9 +65,9 @@ class Freezer:
     def kill(self) -> None:
         """End the sandbox, frozen or not."""
         self._sandbox.kill()
-        if self.engaged and self._groups.freezer and not self._groups.kills_frozen:
-            # The v1 freezer holds back even SIGKILL; with the signal pending a thawed process runs
-            # no more instruction of its own.
+        if self.engaged and self._groups.freezer:
+            # Bubblewrap is frozen too and has to see the end. The v1 freezer holds back even SIGKILL;
+            # with the signal pending a thawed process runs no more instruction of its own.
             self._groups.thaw()
 
     def reset(self) -> None:
@@ -77,15 +78,26 @@ class Freezer:
 
     def _look(self) -> None:
         self._timer = None
+        self._rounds += 1
         if self._groups.freezer:
             self.done = self._groups.frozen()
+            if not self.done:
+                self._urge()
         else:
-            self._rounds += 1
             self.done = processes.stop_all(self._sandbox.pid, self._rounds > _PATIENCE)
         if self.done:
             self._finish()
         else:
             self._timer = self._loop.call_in(_LOOK_AGAIN, self._look)
+
+    def _urge(self) -> None:
+        """Ask again. The v1 freezer misses a process that goes to wait in vfork(2) at the very moment it
+        is asked, and never asks again by itself; rarely only a thaw in between helps."""
+        if self._groups.unified:
+            return
+        if self._rounds % _THAW_EVERY == 0:
+            self._groups.thaw()
+        self._groups.freeze()
 
     def _finish(self) -> None:
         if self._timer is not None:

@@ -284,6 +284,46 @@ class CgroupV2:
         self._applied = None
 
 
+class Hybrid:
+    """v1 groups that limit, and a v2 group that freezes.
+
+    The v2 freezer stops a fork storm surely and lets SIGKILL through; the v1 freezer can miss a process
+    that is about to wait in vfork(2).
+    """
+
+    def __init__(self, limits: CgroupV1, freezer: CgroupV2):
+        self._limits = limits
+        self._freezer = freezer
+
+    @property
+    def enforcement(self) -> Enforcement:
+        return self._limits.enforcement
+
+    def create(self, uid: int) -> None:
+        self._limits.create(uid)
+        self._freezer.create(uid)
+
+    def for_supervisor(self) -> dict[str, Any]:
+        limits, freezer = self._limits.for_supervisor(), self._freezer.for_supervisor()
+        return {**limits, **freezer, "procs": [*limits["procs"], *freezer["procs"]]}
+
+    def supervisor_enters(self) -> list[str]:
+        return self._freezer.supervisor_enters()
+
+    def apply(self, limits: Limits) -> None:
+        self._limits.apply(limits)
+
+    def reset(self) -> None:
+        self._limits.reset()
+
+    def usage(self) -> Usage:
+        return self._limits.usage()
+
+    def destroy(self) -> None:
+        self._freezer.destroy()
+        self._limits.destroy()
+
+
 def ignoring(*numbers: int) -> contextlib.AbstractContextManager[None]:
     """Swallow an OSError with one of `numbers`."""
 

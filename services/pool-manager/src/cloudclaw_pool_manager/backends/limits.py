@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from cloudclaw_pool_manager.backends.cgroups import CgroupV1, CgroupV2, NoGroups, SlotGroups
+from cloudclaw_pool_manager.backends.cgroups import CgroupV1, CgroupV2, Hybrid, NoGroups, SlotGroups
 from cloudclaw_pool_manager.backends.config import BackendConfig
 
 _V1 = ("cpu", "cpuacct", "memory", "pids", "freezer")
@@ -32,6 +32,10 @@ def find_groups(config: BackendConfig) -> GroupsFactory:
         for name, mount in v1.items()
         if os.access(mount / config.cgroup_parent, os.W_OK)
     }
+    if usable and v2 is not None and os.access(_v2_parent(v2, config), os.W_OK):
+        usable.pop("freezer", None)
+        unified = _v2_parent(v2, config) / node
+        return lambda slot: Hybrid(CgroupV1(usable, node, slot), CgroupV2(unified, slot, frozenset()))
     if usable:
         return lambda slot: CgroupV1(usable, node, slot)
     if v2 is not None and os.access(_v2_parent(v2, config), os.W_OK):
