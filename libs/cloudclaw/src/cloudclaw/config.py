@@ -80,11 +80,11 @@ class ObjectSettings(Group):
 
     url: str = Field(
         default="",
-        description="file:///DIR for a local folder, s3://BUCKET?endpoint=HOST:PORT&region=R&tls=true for an S3 server",
+        description="file:///DIR for a local folder, s3://BUCKET?endpoint=HOST:PORT[&region=…][&tls=false] for S3",
     )
     access_key: str = Field(default="", repr=False, description="S3 access key")
     secret_key: str = Field(default="", repr=False, description="S3 secret key")
-    ca: Path | None = Field(default=None, description="PEM certificates that the S3 server's own is checked against")
+    ca: Path | None = Field(default=None, description="PEM certificates that sign the S3 server's; else the system's")
     cert: Path | None = Field(default=None, description="PEM client certificate (mutual TLS)")
     key: Path | None = Field(default=None, description="PEM key of that certificate")
 
