@@ -202,8 +202,8 @@ class Node:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def register(self) -> None:
-        """Take a lease and put the node's key on it."""
-        self.lease = await self.plane.kv.grant(self.ttl)
+        """Take a lease, the first time, and put the node's key on it with the next incarnation."""
+        self.lease = self.lease or await self.plane.kv.grant(self.ttl)
         done = await self.plane.transactions.register_node(self.record, self.lease)
         self.record, self.create_revision = done.record, done.create_revision
 

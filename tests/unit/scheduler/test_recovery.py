@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from cloudclaw.clock import SystemClock
 from cloudclaw.coordination.memory import MemoryKeyValue
-from cloudclaw.errors import PreconditionError
+from cloudclaw.errors import FencedError, PreconditionError
 from cloudclaw.objects.memory import MemoryObjects
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1 import task_pb2
@@ -281,3 +281,59 @@ async def test_the_next_replica_leads_when_the_leader_stops(plane: Plane, user: 
     assert await node.finish(assignment) == pb.ReportVerdict.VERDICT_COMMITTED
     assert (await User(follower).wait(task_id)).state == SUCCEEDED
     await follower.stop()
+
+
+class SlowClock(SystemClock):
+    """A clock that a test sets forward, as a process that was stopped sees it."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def boottime(self) -> float:
+        return super().boottime() + self.ahead
+
+
+async def test_a_leader_that_was_stopped_itself_requeues_nothing(tmp_path: Path) -> None:
+    clock = SlowClock()
+    plane = Plane(MemoryKeyValue(SystemClock()), MemoryObjects(), tmp_path, clock, grace=1.0)
+    await plane.start()
+    user = User(plane)
+    one = await Node(plane, "one").connect()
+    task_id = await user.submit()
+    assignment = await one.next()
+    await one.disconnect()
+    two = await Node(plane, "two").connect()
+    for _ in range(8):
+        clock.ahead += 0.6
+        await two.heard(2)
+    assert (await user.get(task_id)).state == RUNNING
+    assert two.assignments.empty()
+    again = await two.next()
+    assert again.attempt == 2, "once its ticks are on time, the leader gives the node up"
+    assert again.token > assignment.token
+    await plane.stop()
+
+
+async def test_a_node_that_connects_twice_has_one_link(plane: Plane, user: User) -> None:
+    node = await Node(plane).connect()
+    await user.submit()
+    assignment = await node.next()
+    twin = Node(plane)
+    twin.record, twin.lease, twin.create_revision = node.record, node.lease, node.create_revision
+    twin.running = dict(node.running)
+    await twin.connect()
+    await twin.heard(8)
+    assert (await user.get(assignment.task_id)).state == RUNNING
+    assert await twin.finish(assignment) == pb.ReportVerdict.VERDICT_COMMITTED
+
+
+async def test_an_older_incarnation_of_a_connected_node_is_refused(plane: Plane) -> None:
+    node = await Node(plane).connect()
+    await node.disconnect()
+    await node.register()
+    await node.connect()
+    old = plane.stub("internal", ("node",)).Connect()
+    await old.write(pb.ConnectRequest(hello=pb.Hello(node=node.name, incarnation=node.record.incarnation - 1)))
+    with pytest.raises(FencedError):
+        await soon(old.read())
+    await node.heard(2)

@@ -31,10 +31,9 @@ class Sampler:
     def sample(self) -> None:
         """Set every gauge to what is now."""
         state, metrics, term = self._mirror.state, self._metrics, self._leader.term
-        by_tenant = Counter((queued.pool, queued.tenant) for queued in state.queue.values())
         by_pool: Counter[str] = Counter()
         metrics.tenant_queued.clear()
-        for (pool, tenant), count in by_tenant.items():
+        for (pool, tenant), count in state.queued_by.items():
             by_pool[pool] += count
             metrics.tenant_queued.labels(pool, tenant).set(count)
         for pool in {*state.pools, *by_pool}:

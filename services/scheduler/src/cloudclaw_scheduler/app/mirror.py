@@ -33,6 +33,7 @@ _LOADED: Final = (
 )
 _IGNORED: Final = (keys.REQUESTS, keys.SNAPSHOTS, keys.ELECTION)
 _RETRY: Final = 0.5
+_BREATH: Final = 500
 CATCH_UP: Final = 5.0
 """Seconds that a read waits for the mirror before it gives up with `UnavailableError`."""
 
@@ -118,8 +119,10 @@ class Mirror:
         for prefix in _LOADED:
             result = await self._kv.range(prefix, revision=state.revision)
             state.revision = state.revision or result.revision
-            for entry in result.entries:
+            for count, entry in enumerate(result.entries, 1):
                 state.apply(entry, deleted=False)
+                if not count % _BREATH:
+                    await asyncio.sleep(0)  # a long list must not hold up heartbeats
         for pool, runtimes in self.state.pools.items():
             state.pools.setdefault(pool, set()).update(runtimes)
         self.state = state

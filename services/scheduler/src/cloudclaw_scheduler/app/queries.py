@@ -17,6 +17,8 @@ from cloudclaw_scheduler.app.state import TenantTasks
 
 DEFAULT_PAGE: Final = 100
 MAX_PAGE: Final = 1000
+SCAN: Final = 10_000
+"""Tasks looked at for one page at most, so that a filter that takes few holds up nobody; the page is short then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +70,14 @@ class Queries:
         size = page_size or DEFAULT_PAGE
         before = _parse_token(page_token)
         tasks: list[Versioned[TaskRecord]] = []
-        more = False
-        for task in self._mirror.state.tenants.get(tenant, TenantTasks()).newest(before):
+        last = 0
+        for looked, task in enumerate(self._mirror.state.tenants.get(tenant, TenantTasks()).newest(before)):
+            if len(tasks) == size or looked == SCAN:
+                return Page(tasks, _make_token(last), self._mirror.state.revision)
+            last = task.create_revision
             if wanted.takes(task.record):
-                if len(tasks) == size:
-                    more = True
-                    break
                 tasks.append(task)
-        token = _make_token(tasks[-1].create_revision) if more else ""
-        return Page(tasks, token, self._mirror.state.revision)
+        return Page(tasks, "", self._mirror.state.revision)
 
     def waiting(self, record: TaskRecord) -> Waiting:
         """What a QUEUED task waits for, without its position."""

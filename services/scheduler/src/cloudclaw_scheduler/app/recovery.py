@@ -7,7 +7,7 @@ instance because etcd or the object store did not answer at the time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
@@ -133,16 +133,16 @@ class Recovery:
         finally:
             self._busy.discard(key)
 
-    async def requeue_silent(self, node: str, entry: Entry) -> bool:
+    async def requeue_silent(self, node: str, entry: Entry, silent: Callable[[], bool]) -> bool:
         """Take all attempts of a silent node back (rule 4); True when none is left. `entry` is the node's key as it
-        was when the node was found silent; it guards every transaction."""
+        was when the node was found silent; it guards every transaction. `silent` is asked before each of them."""
         attempts = tuple(self._mirror.state.attempts.get(node, {}).values())
-        await asyncio.gather(*(self._requeue(attempt, entry) for attempt in attempts))
+        await asyncio.gather(*(self._requeue(attempt, entry, silent) for attempt in attempts))
         for attempt in attempts:
             await self._mirror.sync(keys.task(*attempt.key))
         return not self._mirror.state.attempts.get(node)
 
-    async def _requeue(self, attempt: Attempt, entry: Entry) -> None:
+    async def _requeue(self, attempt: Attempt, entry: Entry, silent: Callable[[], bool]) -> None:
         key = attempt.key
         if key in self._busy:
             return
@@ -152,6 +152,9 @@ class Recovery:
                 end = await self._hub.hold(attempt.uid)
                 task = await self._transactions.get_task(*key)
                 if task is None or task.record.uid != attempt.uid:
+                    return
+                if not silent():
+                    self._hub.release(attempt.uid)
                     return
                 after = life.lost(
                     task.record, self._clock.wall(), message=f"node {attempt.node} fell silent", log_end=end,

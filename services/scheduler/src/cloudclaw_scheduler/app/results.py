@@ -110,7 +110,7 @@ def _fill(result: task_pb2.Result, record: TaskRecord) -> None:
     if event and event.reason:
         result.MergeFrom(task_pb2.Result(reason=f"END_REASON_{event.reason}"))
     result.message = (event.message if event else "") or (last.message if last else "")
-    if last and last.exit_code is not None and last.state is not AttemptState.LOST:
+    if last and last.exit_code is not None and last.state not in (AttemptState.LOST, AttemptState.CANCELED):
         result.exit_code = last.exit_code
     result.attempts.extend(attempt_message(attempt) for attempt in record.attempts)
     if not result.timings.HasField("queued"):

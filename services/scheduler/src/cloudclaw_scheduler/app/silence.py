@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 import structlog
@@ -43,6 +44,7 @@ class Silence:
         self._needed = ticks(grace)
         self._suspects: dict[str, Suspicion] = {}
         self._entries: dict[str, Entry] = {}
+        self._requeues: dict[str, asyncio.Event] = {}
 
     def broken(self, node: str) -> None:
         """The node's stream broke, in this term."""
@@ -50,8 +52,15 @@ class Silence:
         self._spawner.spawn(self._look(node, suspicion))
         _log.warning("node disconnected", node=node)
 
-    def returned(self, node: str) -> None:
-        """The node said Hello: it is not waited for any more."""
+    async def returned(self, node: str) -> None:
+        """The node is back: it is not waited for any more. Returns when no requeue of its attempts is on its way, so
+        that none happens after the node has heard from this leader again."""
+        self.forget(node)
+        while (requeue := self._requeues.get(node)) is not None:
+            await requeue.wait()
+
+    def forget(self, node: str) -> None:
+        """Wait for it no more."""
         self._suspects.pop(node, None)
         self._entries.pop(node, None)
 
@@ -97,7 +106,7 @@ class Silence:
                 return
             if entry is None:
                 # Its lease is gone, and its attempts' keys with it: expiry takes over.
-                self.returned(node)
+                self.forget(node)
                 return
             self._entries[node] = entry
             suspicion.seen(entry.mod_revision)
@@ -106,14 +115,18 @@ class Silence:
     async def _requeue(self, node: str, suspicion: Suspicion, entry: Entry) -> None:
         if self._suspects.get(node) is not suspicion:
             return
+        finished = self._requeues[node] = asyncio.Event()
         try:
-            done = await self._recovery.requeue_silent(node, entry)
+            done = await self._recovery.requeue_silent(node, entry, lambda: self._suspects.get(node) is suspicion)
         except UnavailableError as error:
             _log.warning("a silent node's attempts cannot be requeued yet", node=node, error=error.message)
             done = False
+        finally:
+            del self._requeues[node]
+            finished.set()
         if self._suspects.get(node) is not suspicion:
             return
         if done:
-            self.returned(node)
+            self.forget(node)
         else:
             await self._look(node, suspicion)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import enum
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -151,13 +152,14 @@ class TenantTasks:
 
 
 class State:
-    """All of it. Read freely; only `apply` writes."""
+    """All of it. Read freely; only `apply` writes. `queued_by`: lengths of the queue by (pool, tenant)."""
 
     def __init__(self, revision: int = 0) -> None:
         self.revision = revision
         self.tenants: dict[str, TenantTasks] = {}
         self.running: set[TaskKey] = set()
         self.queue: dict[TaskKey, Queued] = {}
+        self.queued_by: Counter[tuple[str, str]] = Counter()
         self.delayed: dict[TaskKey, Delayed] = {}
         self.attempts: dict[str, dict[TaskKey, Attempt]] = {}
         self.nodes: dict[str, Node] = {}
@@ -248,9 +250,16 @@ class State:
             spec = self._specs.pop(key, None)
             self._spec_bytes -= len(spec) if spec else 0
             queued = self.queue.pop(key, None)
-            return Change(Kind.UNQUEUED, queued) if queued else None
+            if queued is None:
+                return None
+            self.queued_by[queued.pool, queued.tenant] -= 1
+            if not self.queued_by[queued.pool, queued.tenant]:
+                del self.queued_by[queued.pool, queued.tenant]
+            return Change(Kind.UNQUEUED, queued)
         record = decode(entry.value, QueueRecord)
         queued = Queued(pool, key[0], key[1], record.priority, record.order or entry.create_revision)
+        if key not in self.queue:
+            self.queued_by[pool, key[0]] += 1
         self.queue[key] = queued
         return Change(Kind.QUEUED, queued)
 

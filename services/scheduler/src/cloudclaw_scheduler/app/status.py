@@ -106,8 +106,8 @@ class Status:
         for node in state.nodes.values():
             for slots in node.record.pools:
                 pool(slots.pool).slots += slots.slots
-        for queued in state.queue.values():
-            pool(queued.pool).queued += 1
+        for (name, _), count in state.queued_by.items():
+            pool(name).queued += count
         for delayed in state.delayed.values():
             pool(delayed.pool).delayed += 1
         for key in state.running:

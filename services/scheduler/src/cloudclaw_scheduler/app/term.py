@@ -104,11 +104,12 @@ class Term:
 
     # -- the nodes' streams --
 
-    def hello(self, hello: pb.Hello) -> NodeLink:
+    async def hello(self, hello: pb.Hello) -> NodeLink:
         """A node connects. `FencedError` when a later incarnation of it is connected."""
+        await self.silence.returned(hello.node)
         link = NodeLink(hello, self.term, self._tools.clock.boottime())
         self.links.join(link)
-        self.silence.returned(link.node)
+        self.silence.forget(link.node)  # its old stream may have broken while this waited
         self._tools.metrics.nodes.set(len(self.links))
         welcome = pb.Welcome()
         welcome.grace.FromMilliseconds(round(self._tools.grace * 1000))

@@ -43,7 +43,7 @@ class NodeCalls:
         _check_term(first.term, term)
         hello = first.hello
         check_name(hello.node, "hello.node")
-        link = term.hello(hello)
+        link = await term.hello(hello)
         with structlog.contextvars.bound_contextvars(node=hello.node):
             try:
                 async for response in _duplex(
