@@ -6,6 +6,7 @@ stack of its own in a temporary folder on free ports, and leaves nothing running
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -143,11 +144,18 @@ class Timeline:
         ]
         for watcher, tenant in zip(self._watchers, tenants, strict=True):
             threading.Thread(target=self._read, args=(watcher,), daemon=True).start()
-            # A first task of no importance shows that the watch has begun.
-            first = tenant.claw("submit", "--", "true", quiet=True).split()[0]
-            self.hidden.add(first)
-            while self.changes.get(timeout=30)["task_id"] != first:
-                continue
+            self._wait_until_it_sees(tenant)
+
+    def _wait_until_it_sees(self, tenant: Tenant) -> None:
+        """Submit tasks of no importance until the watch shows one: from then on it misses nothing."""
+        for _ in range(10):
+            probe = tenant.claw("submit", "--", "true", quiet=True).split()[0]
+            self.hidden.add(probe)
+            with contextlib.suppress(queue.Empty):
+                while self.changes.get(timeout=2)["task_id"] not in self.hidden:
+                    continue
+                return
+        raise SystemExit("claw watch shows nothing")
 
     def note(self, text: str) -> None:
         """A line of the demo's own."""

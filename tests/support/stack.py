@@ -200,7 +200,7 @@ class Stack:
         left = [pid for pid in self._slot_pids if alive(pid)]
         kill(*left, signum=signal.SIGCONT)
         kill(*left)
-        detach_below(self.directory)
+        detach_below(self.directory.parent)
 
     def mint(self, tenant: str, *roles: str) -> str:
         """A token for `tenant`, signed with the stack's development key."""
