@@ -112,7 +112,9 @@ async def test_operators_and_nodes_calls_are_denied_to_users(stack: Stack) -> No
 async def test_malformed_protobuf_is_an_invalid_argument(stack: Stack) -> None:
     tenant = stack.tenant("malformed")
     channel = grpc.aio.insecure_channel(stack.endpoints["scheduler"])
-    call = channel.unary_unary("/cloudclaw.v1.SchedulerService/SubmitTask")
+    call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+        "/cloudclaw.v1.SchedulerService/SubmitTask"
+    )
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call(b"\xff\xff\xff\xff garbage", metadata=(("authorization", f"Bearer {tenant.token}"),))
     assert caught.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.INTERNAL)

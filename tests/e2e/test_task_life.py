@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+from collections.abc import AsyncIterator, Iterable
+from typing import TypeVar
 
 import pytest
 
@@ -14,6 +16,8 @@ from tests.support.stack import Stack, seconds
 
 SUCCEEDED, FAILED = task_pb2.TASK_STATE_SUCCEEDED, task_pb2.TASK_STATE_FAILED
 QUEUED, RUNNING = task_pb2.TASK_STATE_QUEUED, task_pb2.TASK_STATE_RUNNING
+
+T = TypeVar("T")
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -231,7 +235,7 @@ async def test_another_tenants_things_are_not_found(stack: Stack) -> None:
     assert not listed.tasks
 
 
-async def iter_async(items):  # type: ignore[no-untyped-def]
+async def iter_async(items: Iterable[T]) -> AsyncIterator[T]:
     """The items as an asynchronous iterator."""
     for item in items:
         yield item

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ class Tenant:
 
     async def tail(
         self, task_id: str, *, attempt: int = 0, offset: int = 0, follow: bool = True
-    ) -> AsyncIterator[scheduler_pb2.TailLogsResponse]:
+    ) -> AsyncGenerator[scheduler_pb2.TailLogsResponse, None]:
         """One tail, until it ends by itself."""
         request = scheduler_pb2.TailLogsRequest(task_id=task_id, attempt=attempt, offset=offset, follow=follow)
         async for response in self.scheduler.TailLogs(request):
