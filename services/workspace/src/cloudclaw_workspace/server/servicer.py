@@ -30,6 +30,9 @@ SERVICE = "cloudclaw.v1.WorkspaceService"
 HEAR_OUT: Final = 10.0
 """Seconds that a client whose write was refused may go on sending."""
 
+PAUSE: Final = 0.5
+"""Seconds without a message after which it is told all the same."""
+
 _log = structlog.get_logger()
 
 
@@ -186,7 +189,7 @@ async def _hearing_out(requests: AsyncIterator[object]) -> AsyncIterator[None]:
         if error.reason not in ("CLIENT_GONE", "CLIENT_IDLE"):
             try:
                 async with asyncio.timeout(HEAR_OUT):
-                    async for _ in requests:
+                    while await asyncio.wait_for(anext(requests, None), PAUSE) is not None:
                         pass
             except (TimeoutError, CloudClawError):
                 _log.info("a client went on sending what was refused", reason=error.reason)
