@@ -11,6 +11,7 @@ import pytest
 
 from cloudclaw.errors import PreconditionError
 from cloudclaw_pool_manager.backends import probe
+from cloudclaw_pool_manager.backends.limits import node_group
 from cloudclaw_pool_manager.domain.attempt import KillReason
 from cloudclaw_pool_manager.ports.backend import FencedIncarnationError, SlotFailedError, SlotPhase
 from cloudclaw_supervisor.processes import descendants
@@ -149,6 +150,15 @@ async def test_a_supervisor_that_does_not_answer_keeps_its_slot(node: Node) -> N
         os.kill(slot.pid, signal.SIGCONT)
 
 
+async def test_a_supervisor_whose_directory_was_removed_ends(node: Node) -> None:
+    pool = node.pool()
+    slot = await pool.provision(0)
+    pids = [slot.pid, *descendants(slot.pid)]
+    await pool.close()
+    shutil.rmtree(node.config.node_dir / "slots/slot-0")
+    await slots.gone(pids)
+
+
 async def test_destroying_a_slot_leaves_nothing(node: Node) -> None:
     pool = node.pool()
     slot = await pool.provision(0)
@@ -159,8 +169,8 @@ async def test_destroying_a_slot_leaves_nothing(node: Node) -> None:
     await slots.gone(inside)
     assert (tree / "workspace/kept").read_text() == "x\n"
     assert sorted(path.name for path in (node.config.node_dir / "slots").iterdir()) == ["slot-0.lock", "slot-0.log"]
-    for mount in Path("/sys/fs/cgroup").iterdir():
-        assert not list(mount.glob("cloudclaw-*/slot-0")) or node.pools
+    group = node_group(node.config.node_dir)
+    assert not [mount for mount in Path("/sys/fs/cgroup").iterdir() if (mount / group).exists()]
 
 
 async def test_a_directory_with_a_long_name_works(node: Node) -> None:

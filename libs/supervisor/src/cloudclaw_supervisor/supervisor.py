@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _COALESCE = 0.005
 _BUILD_TRIES = 3
+_LOOK_FOR_SOCKET = 3.0
 
 
 class Supervisor:
@@ -69,6 +70,7 @@ class Supervisor:
             "shutdown": self._shutdown,
         }
         self._build(config.tmp_bytes)
+        self._loop.call_in(_LOOK_FOR_SOCKET, self._end_when_unreachable)
 
     def run(self) -> None:
         """Serve until `shutdown`."""
@@ -250,6 +252,12 @@ class Supervisor:
     def _shutdown(self, connection: Connection, request: Request) -> None:
         connection.reply(request)
         self._loop.stop()  # the sandbox dies with this process
+
+    def _end_when_unreachable(self) -> None:
+        """End when no manager is here and none can come: somebody removed the slot's directory."""
+        if self._server.manager is None and not os.path.exists(protocol.SOCKET):
+            self._loop.stop()
+        self._loop.call_in(_LOOK_FOR_SOCKET, self._end_when_unreachable)
 
     # Statuses
 
