@@ -126,6 +126,7 @@ class FakeScheduler(_Scheduler):  # type: ignore[misc]
         for change in self.changes:
             if change.revision <= request.after_revision:
                 continue
+            self.tasks[change.task_id].state = change.state
             yield pb.WatchTasksResponse(task=change, revision=change.revision)
             if self.breaks > 0:
                 self.breaks -= 1

@@ -15,7 +15,9 @@ import pytest
 
 from cloudclaw.cli.dev import children
 from cloudclaw.cli.dev.children import Child, ChildGaveUpError, ChildSpec
+from cloudclaw.cli.dev.options import DevDirectory
 from tests.support.processes import alive, eventually
+from tests.unit.cli.conftest import Claw
 
 Make = Callable[..., Child]
 
@@ -152,3 +154,34 @@ async def test_a_killed_dev_takes_its_children_along(directory: Path) -> None:
         dev.kill()
         await dev.wait()
     await eventually("the child is gone", lambda: not alive(pid(directory)), 20)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("--nodes", "0"), "--nodes"),
+        (("--slots", "x"), "--slots"),
+        (("--backend", "chroot"), "--backend"),
+        (("--objects", "ftp://x"), "--objects"),
+        (("--base-port", "80"), "--base-port"),
+    ],
+)
+def test_options_that_cannot_be_start_nothing(
+    bare: Claw, tmp_path: Path, arguments: tuple[str, str], named: str
+) -> None:
+    ran = bare("dev", "--data-dir", str(tmp_path / "d"), *arguments)
+    assert ran.code == 2
+    assert named in ran.err
+    assert not (tmp_path / "d").exists()
+
+
+def test_a_folder_has_one_dev_and_is_its_owners_alone(bare: Claw, tmp_path: Path) -> None:
+    held = DevDirectory(tmp_path / "d")
+    try:
+        assert (tmp_path / "d").stat().st_mode & 0o777 == 0o700
+        ran = bare("dev", "--data-dir", str(tmp_path / "d"))
+        assert ran.code == 6
+        assert "another `claw dev`" in ran.err
+    finally:
+        held.close()
+    DevDirectory(tmp_path / "d").close()

@@ -40,6 +40,8 @@ class DevOptions:
             raise InvalidArgumentError("give 1 to 16 nodes", field="--nodes")
         if not 1 <= self.slots <= 256:
             raise InvalidArgumentError("give 1 to 256 slots", field="--slots")
+        if self.backend not in ("bubblewrap", "docker"):
+            raise InvalidArgumentError("give bubblewrap or docker", field="--backend")
         if self.base_port and not 1024 <= self.base_port <= 65000:
             raise InvalidArgumentError("give 0, or a port from 1024 to 65000", field="--base-port")
         if self.objects not in ("filesystem", "minio") and not self.objects.startswith("s3://"):
