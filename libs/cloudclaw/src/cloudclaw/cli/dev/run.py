@@ -66,7 +66,7 @@ class _Dev:
             return 0
         except ChildGaveUpError as error:
             say(str(error))
-            return 1
+            return 5
         finally:
             stopped.cancel()
             await self._stop()
