@@ -13,9 +13,8 @@ from tests.bench.report import Row, show
 PARTS = ("latency", "throughput", "memory", "recovery", "queue")
 
 
-async def run(parts: list[str], queued: int) -> list[Row]:
-    """All rows of the chosen parts, one part after the other."""
-    rows: list[Row] = []
+async def run(parts: list[str], queued: int, rows: list[Row]) -> None:
+    """Add the rows of the chosen parts, one part after the other."""
     simple = {"latency": latency, "throughput": throughput, "memory": memory, "recovery": recovery}
     for part in parts:
         with tempfile.TemporaryDirectory(prefix=f"claw-bench-{part}-") as directory:
@@ -24,7 +23,6 @@ async def run(parts: list[str], queued: int) -> list[Row]:
                 rows += await queue.measure(Path(directory), queued)
             else:
                 rows += await simple[part].measure(Path(directory))
-    return rows
 
 
 def main() -> None:
@@ -35,7 +33,11 @@ def main() -> None:
     unknown = set(options.parts) - set(PARTS)
     if unknown:
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
-    show(asyncio.run(run(options.parts or list(PARTS), options.queued)))
+    rows: list[Row] = []
+    try:
+        asyncio.run(run(options.parts or list(PARTS), options.queued, rows))
+    finally:
+        show(rows)  # what was measured before a part failed is worth seeing
 
 
 if __name__ == "__main__":

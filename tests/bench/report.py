@@ -46,7 +46,7 @@ def show(rows: list[Row]) -> None:
     table = Table("", "measured", "budget", "", "", title="CloudClaw, one run", title_justify="left")
     for row in rows:
         budget = "" if row.budget is None else f"{'≥' if row.at_least else '≤'} {row.budget:g} {row.unit}"
-        verdict = {None: "", True: "met", False: f"missed ×{_factor(row):.2f}"}[row.met]
+        verdict = "" if row.met is None else "met" if row.met else f"missed ×{_factor(row):.2f}"
         table.add_row(row.what, f"{row.value:.4g} {row.unit}", budget, verdict, row.note)
     Console(width=150).print(table)
 
