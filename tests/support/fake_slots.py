@@ -203,6 +203,8 @@ class FakeSlot:
 
     async def read_log(self, uid: str, offset: int, max_bytes: int) -> Sequence[LogFrame]:
         there = await self._call("read_log", uid)
+        if offset < there.forgotten:
+            raise SlotFailedError(f"the log below byte {there.forgotten} was dropped, and {offset} was asked for")
         return [f for f in there.frames if f.offset + len(f.data) > offset]
 
     async def forget_log(self, uid: str, upto: int) -> None:
@@ -325,6 +327,7 @@ class FakeState:
         self.newest_term = 0
         self.drained = False
         self.started: dict[str, Started] = {}
+        self.offsets: dict[str, int] = {}
 
     async def lease(self) -> int | None:
         return self.lease_id
@@ -352,6 +355,13 @@ class FakeState:
 
     async def forget_attempt(self, uid: str) -> None:
         self.started.pop(uid, None)
+        self.offsets.pop(uid, None)
+
+    async def remember_forgotten(self, uid: str, offset: int) -> None:
+        self.offsets[uid] = offset
+
+    async def forgotten(self, uid: str) -> int:
+        return self.offsets.get(uid, 0)
 
     async def attempts(self) -> Sequence[Started]:
         return list(self.started.values())

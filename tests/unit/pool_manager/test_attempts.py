@@ -22,13 +22,16 @@ EXCLUSIVE = task_pb2.WorkspaceSelection(name="ws", mode=task_pb2.WORKSPACE_MODE_
 
 
 async def test_a_task_runs_is_reported_and_leaves_a_free_slot(rig: Rig) -> None:
-    task, sandbox = await rig.running("make", "test", env={"A": "1", "CLAW_TASK_ID": "forged", "bad name": "x"})
+    task, sandbox = await rig.running(
+        "make", "test", env={"A": "1", "CLAW_TASK_ID": "forged", "CLAW_ELSE": "x", "bad name": "x"}
+    )
     assert sandbox.launch is not None
     assert sandbox.launch.argv == ("make", "test")
     env = dict(sandbox.launch.env)
     assert (env["CLAW_TASK_ID"], env["CLAW_ATTEMPT"], env["CLAW_TENANT"]) == (task.task_id, "1", TENANT)
     assert env["A"] == "1"
     assert "bad name" not in env
+    assert "CLAW_ELSE" not in env
     sandbox.write(b"hello\n")
     sandbox.finish(0)
     await rig.gone(task)

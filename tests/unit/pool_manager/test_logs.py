@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cloudclaw.v1 import task_pb2
 from cloudclaw.v1.scheduler_pb2 import StreamLogsRequest, StreamLogsResponse
-from cloudclaw_pool_manager.app.logs import CHUNK, WINDOW, LogShipper, ShippedLog, _chunks
+from cloudclaw_pool_manager.app.logs import CHUNK, FORGET_STEP, WINDOW, LogShipper, ShippedLog, _chunks
 from cloudclaw_pool_manager.app.metrics import NodeMetrics
 from cloudclaw_pool_manager.domain.attempt import AttemptId, LogFrame, Stream
 from cloudclaw_pool_manager.ports.backend import SlotFailedError
@@ -105,6 +105,42 @@ async def test_the_spool_forgets_only_what_is_durable(rig: Rig) -> None:
     rig.leader.say_logs(uid=task.uid, durable_offset=10 * CHUNK)
     await settle()
     assert sandbox.forgotten == 10 * CHUNK
+    assert await rig.state.forgotten(task.uid) == 10 * CHUNK
+
+
+async def test_an_adopted_log_goes_on_where_its_spool_begins(rig: Rig) -> None:
+    task, sandbox = await rig.running()
+    for _ in range(8):
+        sandbox.write(b"x" * CHUNK)
+    await settle()
+    assert sandbox.forgotten >= FORGET_STEP
+    sandbox.write(b"y" * 100)
+    await rig.crash()
+    sandbox.write(b"z" * 100)
+    await rig.start()
+    sandbox.finish(0)
+    await rig.gone(task)
+    assert bytes(rig.leader.logs[task.uid]) == b"x" * (8 * CHUNK) + b"y" * 100 + b"z" * 100
+    assert rig.state.offsets == {}
+
+
+async def test_a_log_whose_durable_bytes_vanished_ends_before_them_and_the_result_is_kept(rig: Rig) -> None:
+    task, sandbox = await rig.running()
+    for _ in range(8):
+        sandbox.write(b"x" * CHUNK)
+    await settle()
+    rig.leader.logs[task.uid] = bytearray(b"x" * 10)
+    rig.leader.say_logs(uid=task.uid, resend_from=10)
+    await settle()
+    sandbox.write(b"more")
+    sandbox.finish(0)
+    await rig.gone(task)
+    outcome = rig.report_of(task)
+    assert (outcome.state, outcome.log_end) == (task_pb2.ATTEMPT_STATE_SUCCEEDED, 10)
+
+
+async def _remember(uid: str, offset: int) -> None:
+    """Nothing is remembered."""
 
 
 class Spool:
@@ -165,7 +201,7 @@ class Shipping:
     """A shipper with one session to a `Channel`."""
 
     async def __aenter__(self) -> Shipping:
-        self.shipper = LogShipper(Terms(), NodeMetrics(None))
+        self.shipper = LogShipper(Terms(), NodeMetrics(None), _remember)
         self.channel = Channel()
         self._tasks = [
             asyncio.ensure_future(self.shipper.run()),
@@ -267,6 +303,21 @@ async def test_a_spool_that_is_shorter_than_announced_does_not_hang_the_attempt(
         await there.take(1)
         assert log.end_sent.is_set()
         assert log.final == 4
+
+
+async def test_a_rewind_while_the_spool_is_read_starts_over() -> None:
+    async with Shipping() as there:
+        log, spool = there.open("back", b"0123456789")
+        await there.take(1)
+        spool.gate = asyncio.Event()
+        spool.data += b"end"
+        log.ended(13)
+        await settle()
+        there.channel.answers.put_nowait(StreamLogsResponse(term=1, uid="att-back", resend_from=4))
+        await settle()
+        spool.gate.set()
+        [message] = await there.take(1)
+        assert (message.chunk.offset, message.chunk.data, message.end) == (4, b"456789end", True)
 
 
 async def test_a_message_of_an_older_term_is_ignored() -> None:

@@ -25,6 +25,8 @@ async def test_everything_survives_the_process(tmp_path: Path) -> None:
     await first.remember_draining(True)
     await first.remember_attempt(started("att-a"))
     await first.remember_attempt(started("att-b"))
+    await first.remember_forgotten("att-a", 5)
+    await first.remember_forgotten("att-b", 1 << 40)
     await first.forget_attempt("att-a")
     await first.forget_attempt("att-never")
     first.close()
@@ -34,6 +36,7 @@ async def test_everything_survives_the_process(tmp_path: Path) -> None:
     await again.remember_draining(False)
     assert not await again.draining()
     assert await again.attempts() == [started("att-b")]
+    assert (await again.forgotten("att-a"), await again.forgotten("att-b")) == (0, 1 << 40)
     again.close()
 
 

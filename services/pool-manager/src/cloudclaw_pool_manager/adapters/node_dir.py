@@ -23,7 +23,7 @@ class _Lease(msgspec.Struct):
 
 
 class NodeDirectory:
-    """Files below one directory: `lock`, `lease.json`, `term`, `draining` and `attempts/UID`.
+    """Files below one directory: `lock`, `lease.json`, `term`, `draining`, `attempts/UID`, `logs/UID`.
 
     Beside them live `trees/` (workspaces) and `slots/` (backends), which are others' business.
     """
@@ -35,7 +35,9 @@ class NodeDirectory:
         """
         self.path = path
         self._attempts = path / "attempts"
+        self._logs = path / "logs"
         self._attempts.mkdir(parents=True, exist_ok=True)
+        self._logs.mkdir(exist_ok=True)
         self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -68,8 +70,7 @@ class NodeDirectory:
         await asyncio.to_thread(_replace, self.path / "lease.json", data)
 
     async def term(self) -> int:
-        text = await asyncio.to_thread(_read, self.path / "term")
-        return int(text) if text and text.strip().isdigit() else 0
+        return _number(await asyncio.to_thread(_read, self.path / "term"))
 
     async def remember_term(self, term: int) -> None:
         await asyncio.to_thread(_replace, self.path / "term", b"%d\n" % term)
@@ -89,10 +90,20 @@ class NodeDirectory:
         await asyncio.to_thread(_write, self._attempts / started.uid, msgspec.msgpack.encode(started))
 
     async def forget_attempt(self, uid: str) -> None:
-        await asyncio.to_thread((self._attempts / uid).unlink, missing_ok=True)
+        await asyncio.to_thread(self._forget, uid)
+
+    async def remember_forgotten(self, uid: str, offset: int) -> None:
+        await asyncio.to_thread(_replace, self._logs / uid, b"%d\n" % offset, durable=False)
+
+    async def forgotten(self, uid: str) -> int:
+        return _number(await asyncio.to_thread(_read, self._logs / uid))
 
     async def attempts(self) -> Sequence[Started]:
         return await asyncio.to_thread(self._read_attempts)
+
+    def _forget(self, uid: str) -> None:
+        (self._attempts / uid).unlink(missing_ok=True)
+        (self._logs / uid).unlink(missing_ok=True)
 
     def _read_lease(self) -> _Lease | None:
         data = _read(self.path / "lease.json")
@@ -115,6 +126,10 @@ class NodeDirectory:
         return found
 
 
+def _number(text: bytes | None) -> int:
+    return int(text) if text and text.strip().isdigit() else 0
+
+
 def _read(path: Path) -> bytes | None:
     try:
         return path.read_bytes()
@@ -122,11 +137,13 @@ def _read(path: Path) -> bytes | None:
         return None
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, even when the machine crashes."""
+def _replace(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Write a file whole or not at all; when `durable`, even when the machine crashes."""
     new = path.with_name(path.name + ".new")
-    _write(new, data, durable=True)
+    _write(new, data, durable=durable)
     new.rename(path)
+    if not durable:
+        return
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(folder)

@@ -76,9 +76,11 @@ async def adopt(
                 and attempt.uid in wanted
                 and wanted[attempt.uid].revision == attempt.token == assignment.attempt.token
             ):
+                log_start = await state.forgotten(attempt.uid)
                 runner = table.add(assignment)
                 there.pool.occupy(there.entry, runner)
-                table.start(runner, runner.resume(there.entry, there.status, started))
+                runner.take_over(there.entry, there.status, started, log_start)
+                table.start(runner, runner.resume())
                 resumed.add(attempt.uid)
                 _log.info("attempt adopted", task=attempt.task, attempt=attempt.uid, phase=there.status.phase.value)
             elif attempt is not None:

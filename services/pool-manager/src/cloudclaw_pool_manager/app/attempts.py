@@ -163,10 +163,23 @@ class AttemptRunner:
         """A new assignment."""
         await self._conclude(self._start())
 
-    async def resume(self, entry: SlotEntry, status: SlotStatus, started: Started) -> None:
-        """An attempt that an earlier manager left in `entry`, which it occupies already."""
+    def take_over(self, entry: SlotEntry, status: SlotStatus, started: Started, log_start: int) -> None:
+        """Become the runner of an attempt that an earlier manager left in `entry`; then `resume`.
+
+        Not a coroutine: from here on nothing that the slot reports is missed.
+        """
         self._entry, self._held = entry, entry.occupied()
-        await self._conclude(self._adopt(status, started))
+        self._prepared = started.prepared
+        self._watch(started.boottime)
+        self._log = self._around.shipper.open(self.attempt, self._held, log_start)
+        if status.phase is not SlotPhase.EXITED:
+            self.processes_gone.clear()
+        self.phase = Phase.RUNNING
+        self.on_status(status)
+
+    async def resume(self) -> None:
+        """What `take_over` took over."""
+        await self._conclude(self._adopted())
 
     async def report_lost(self, message: str) -> None:
         """An attempt that an earlier manager had, and whose slot is gone with everything in it."""
@@ -255,14 +268,7 @@ class AttemptRunner:
             self.cancel()
         return await self._attend()
 
-    async def _adopt(self, status: SlotStatus, started: Started) -> Outcome:
-        self._prepared = started.prepared
-        self._watch(started.boottime)
-        self._log = self._around.shipper.open(self.attempt, self._slot)
-        if status.phase is not SlotPhase.EXITED:
-            self.processes_gone.clear()
-        self.phase = Phase.RUNNING
-        self.on_status(status)
+    async def _adopted(self) -> Outcome:
         self._tree = await self._around.workspaces.reopen(self.attempt.tenant, self.assignment.base, self.attempt.uid)
         if self._cancel:
             self.cancel()
@@ -326,14 +332,17 @@ class AttemptRunner:
                 if self._timers is not None:
                     await self._slot.release(self.attempt.uid)
                 self._template.slots.give_back(self._entry)
-            except SlotFailedError as error:
+            except (SlotFailedError, OSError) as error:
                 await self._replace_slot(str(error))
         if self._tree is not None:
             try:
                 await self._around.workspaces.release(self.attempt.tenant, self._tree, committed)
             except (CloudClawError, OSError) as error:
                 _log.error("a tree was left behind; the next start removes it", error=str(error))
-        await self._around.state.forget_attempt(self.attempt.uid)
+        try:
+            await self._around.state.forget_attempt(self.attempt.uid)
+        except OSError as error:
+            _log.error("a note was left behind", error=str(error))
 
     # -- small parts --
 

@@ -8,7 +8,7 @@ chunks, and a leader that takes nothing holds up the pumps, not the tasks.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -80,6 +80,7 @@ class ShippedLog:
     forgotten: int = 0
     sealed: bool = False
     marked: bool = False
+    was_cut: bool = False
     generation: int = 0
     end_sent: asyncio.Event = field(default_factory=asyncio.Event)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -87,15 +88,23 @@ class ShippedLog:
 
     def grown(self, available: int) -> None:
         """The spool holds so many bytes."""
-        if available > self.available:
+        if available > self.available and not self.was_cut:
             self.available = available
             self.wake.set()
 
     def ended(self, final: int | None) -> None:
         """The attempt is over after `final` bytes (None: what was sent so far, for a spool that is lost)."""
+        if self.was_cut:
+            return
         self.final = self.sent if final is None else final
         self.available = self.final
         self.wake.set()
+
+    def cut(self, offset: int) -> None:
+        """Nothing after `offset` can reach the leader any more."""
+        self.was_cut = True
+        self.final = self.available = offset
+        self.rewind(offset)
 
     def rewind(self, offset: int) -> None:
         """Send again from `offset`."""
@@ -108,8 +117,10 @@ class ShippedLog:
 class LogShipper:
     """All logs of this node."""
 
-    def __init__(self, terms: Terms, metrics: NodeMetrics):
+    def __init__(self, terms: Terms, metrics: NodeMetrics, remember: Callable[[str, int], Awaitable[None]]):
+        """`remember` keeps, over restarts, where the rest of a spool begins, before the spool is told to forget."""
         self._terms = terms
+        self._remember = remember
         self._metrics = metrics
         self._logs: dict[str, ShippedLog] = {}
         self._queue: asyncio.Queue[StreamLogsRequest] | None = None
@@ -124,9 +135,10 @@ class LogShipper:
                 self._start(group, log)
             await asyncio.get_running_loop().create_future()
 
-    def open(self, attempt: AttemptId, source: LogSource) -> ShippedLog:
-        """Begin to ship an attempt's log, from its first byte: what the leader has already, it drops."""
-        log = ShippedLog(attempt, source)
+    def open(self, attempt: AttemptId, source: LogSource, start: int = 0) -> ShippedLog:
+        """Begin to ship an attempt's log from byte `start`, where the spool begins: all below is durable. What the
+        leader has of the rest already, it drops."""
+        log = ShippedLog(attempt, source, start, sent=start, durable=start, forgotten=start)
         self._logs[attempt.uid] = log
         if self._group is not None:
             self._start(self._group, log)
@@ -167,14 +179,16 @@ class LogShipper:
             log.wake.set()
         elif response.HasField("resend_from"):
             if response.resend_from < log.forgotten:
+                log.cut(response.resend_from)
                 _log.error(
-                    "the leader asks for log that was acked as durable",
+                    "bytes of a log that were acked as durable are gone; the log ends before them",
                     task=log.attempt.task,
                     attempt=log.attempt.uid,
                     offset=response.resend_from,
                     forgotten=log.forgotten,
                 )
-            log.rewind(response.resend_from)
+            else:
+                log.rewind(response.resend_from)
 
     def _start(self, group: asyncio.TaskGroup, log: ShippedLog) -> None:
         log.pump = group.create_task(self._pump(log), name=f"log {log.attempt.uid}")
@@ -188,12 +202,16 @@ class LogShipper:
             except SlotFailedError as error:
                 _log.warning("a log's spool is lost", task=log.attempt.task, attempt=log.attempt.uid, error=str(error))
                 log.ended(None)
+            except OSError as error:
+                # Only the note before forgetting writes to disk: the spool keeps its bytes, and the next ack tries again.
+                _log.error("a log cannot be forgotten", attempt=log.attempt.uid, error=str(error))
 
     async def _ship(self, log: ShippedLog) -> None:
         """Send all that can be sent now."""
         while (queue := self._queue) is not None and not log.sealed:
             if log.durable - log.forgotten >= FORGET_STEP:
                 durable = log.durable
+                await self._remember(log.attempt.uid, durable)
                 await log.source.forget_log(log.attempt.uid, durable)
                 log.forgotten = durable
             generation = log.generation

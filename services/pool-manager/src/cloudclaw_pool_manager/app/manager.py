@@ -154,7 +154,7 @@ class PoolManager:
         await terms.load()
         equipment = await equip(self._node.generation)
         self.templates = equipment.templates
-        shipper = LogShipper(terms, self._metrics)
+        shipper = LogShipper(terms, self._metrics, self._state.remember_forgotten)
         table = AttemptTable(self._surroundings(equipment, shipper))
         table.draining = await self._state.draining()
         self._table = table

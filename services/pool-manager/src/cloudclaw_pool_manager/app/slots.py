@@ -17,7 +17,7 @@ from typing import Protocol
 import structlog
 
 from cloudclaw.clock import Clock
-from cloudclaw.errors import InvalidArgumentError
+from cloudclaw.errors import CloudClawError, InvalidArgumentError
 from cloudclaw_pool_manager.app.metrics import NodeMetrics
 from cloudclaw_pool_manager.app.timing import cancel, wait_until
 from cloudclaw_pool_manager.domain.slot import SlotState, quarantine
@@ -244,7 +244,7 @@ class SlotPool:
         entry.gone = asyncio.Event()
         try:
             entry.slot = await self._adapter.provision(entry.number)
-        except (SlotFailedError, OSError) as error:
+        except (SlotFailedError, CloudClawError, OSError) as error:
             entry.gone.set()
             entry.failures += 1
             entry.last_failure = str(error)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Coroutine
 from typing import Any
 
@@ -43,5 +42,4 @@ async def until(event: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
     finally:
         waiter.cancel()
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait((task, waiter))
+        await asyncio.wait((task, waiter))

@@ -73,6 +73,14 @@ class NodeState(Protocol):
         """After its verdict; one that is not there is no error."""
         ...
 
+    async def remember_forgotten(self, uid: str, offset: int) -> None:
+        """Before a spool is told to forget its bytes below `offset`. Forgotten with the attempt."""
+        ...
+
+    async def forgotten(self, uid: str) -> int:
+        """Where the rest of a spool begins; 0 when nothing of it was forgotten."""
+        ...
+
     async def attempts(self) -> Sequence[Started]:
         """All that are remembered; a damaged one is dropped with a log line."""
         ...
