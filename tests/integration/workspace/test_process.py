@@ -80,7 +80,8 @@ class Service:
             watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=SERVICE))
             async for answer in watch:
                 if answer.status == wanted:
-                    return
+                    break
+            watch.cancel()
 
     @contextlib.asynccontextmanager
     async def user(self, tenant: str = "acme") -> AsyncIterator[User]:

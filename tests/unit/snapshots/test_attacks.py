@@ -19,6 +19,7 @@ from cloudclaw.snapshots.manifest import Item, Manifest
 from cloudclaw.snapshots.packs import PackWriter
 from cloudclaw.snapshots.port import HOME, WORKSPACE, FileEntry, FileType, Tree, TreeLimits
 from cloudclaw.snapshots.removal import remove
+from tests.support.require import require_root
 from tests.support.trees import TENANT, engine, facts, give_away, without_rights
 
 SECRET = b"the host's own secret"
@@ -190,6 +191,7 @@ def _socket(path: Path) -> None:
 
 
 def _device(path: Path) -> None:
+    require_root()
     os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
 
 
@@ -198,9 +200,7 @@ def _device(path: Path) -> None:
     [
         (_fifo, "FIFO"),
         (_socket, "socket"),
-        pytest.param(
-            _device, "device", marks=pytest.mark.skipif(os.geteuid() != 0, reason="making a device node needs root")
-        ),
+        pytest.param(_device, "device", marks=pytest.mark.root),
     ],
 )
 async def test_what_is_no_file_is_refused_by_name(tmp_path: Path, make: Callable[[Path], None], kind: str) -> None:
