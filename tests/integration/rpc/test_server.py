@@ -293,3 +293,43 @@ async def test_streams_in_both_directions_go_on_while_both_want(loopback: Loopba
     await call.done_writing()
     assert await call.read() is grpc.aio.EOF
     assert await call.code() is grpc.StatusCode.OK
+
+
+class BrokenSourceError(Exception):
+    """What the requests themselves raised."""
+
+
+@pytest.mark.parametrize("kind", ["upload", "both"])
+async def test_an_error_of_the_requests_is_the_calls_error(loopback: Loopback, kind: str) -> None:
+    async def requests() -> AsyncIterator[Any]:
+        yield workspace_pb2.WriteFilesRequest() if kind == "upload" else scheduler_pb2.StreamLogsRequest()
+        raise BrokenSourceError
+
+    channel = loopback.channel()
+    with pytest.raises(BrokenSourceError):
+        if kind == "upload":
+            await workspace_pb2_grpc.WorkspaceServiceStub(channel).WriteFiles(requests())
+        else:
+            async for _ in scheduler_pb2_grpc.SchedulerServiceStub(channel).StreamLogs(requests()):
+                pass
+    if kind == "upload":
+        assert await asyncio.wait_for(loopback.workspaces.ended, 20) != "whole"
+
+
+async def test_requests_are_let_go_when_their_call_ends_first(loopback: Loopback) -> None:
+    closed = asyncio.Event()
+
+    async def requests() -> AsyncIterator[workspace_pb2.WriteFilesRequest]:
+        try:
+            yield workspace_pb2.WriteFilesRequest()
+            await asyncio.Event().wait()
+        finally:
+            closed.set()
+
+    def fail() -> None:
+        raise InvalidArgumentError("no", field="f")
+
+    loopback.workspaces.fail = fail
+    with pytest.raises(InvalidArgumentError):
+        await workspace_pb2_grpc.WorkspaceServiceStub(loopback.channel()).WriteFiles(requests())
+    await asyncio.wait_for(closed.wait(), 20)

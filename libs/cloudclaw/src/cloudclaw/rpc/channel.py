@@ -6,7 +6,8 @@ through a queue and a task of their own, which costs more than the calls.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Generator
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Generator, Iterable
 from typing import Any, Final
 
 import grpc
@@ -89,10 +90,10 @@ class _Channel(grpc.aio.Channel):
         return self._method(self._inner.unary_stream, _StreamCall, *args, **kwargs)
 
     def stream_unary(self, *args: Any, **kwargs: Any) -> Any:
-        return self._method(self._inner.stream_unary, _SingleCall, *args, **kwargs)
+        return _with_requests(self._method(self._inner.stream_unary, _SingleCall, *args, **kwargs))
 
     def stream_stream(self, *args: Any, **kwargs: Any) -> Any:
-        return self._method(self._inner.stream_stream, _StreamCall, *args, **kwargs)
+        return _with_requests(self._method(self._inner.stream_stream, _StreamCall, *args, **kwargs))
 
     async def close(self, grace: float | None = None) -> None:
         await self._inner.close(grace)
@@ -113,11 +114,54 @@ class _Channel(grpc.aio.Channel):
         await self.close()
 
 
+def _with_requests(start: Callable[..., _Call]) -> Callable[..., _Call]:
+    """`start` for a stream of requests, which is optional: without one they are written to the call."""
+
+    def begin(request_iterator: Any = None, **kwargs: Any) -> _Call:
+        call = start(**kwargs)
+        if request_iterator is not None:
+            call.send(request_iterator)
+        return call
+
+    return begin
+
+
 class _Call:
     """What all four kinds share."""
 
     def __init__(self, inner: Any):
         self._inner = inner
+        self._sending: asyncio.Task[None] | None = None
+        self._broken: Exception | None = None
+
+    def send(self, requests: AsyncIterable[Any] | Iterable[Any]) -> None:
+        """Write `requests` while the call runs.
+
+        gRPC would do it, and leave its task waiting for the next request for ever when the call ends first; and an
+        error of the requests themselves would arrive as a cancellation.
+        """
+        sending = self._sending = asyncio.get_running_loop().create_task(self._send(requests))
+        self._inner.add_done_callback(lambda _: sending.cancel())
+
+    async def _send(self, requests: AsyncIterable[Any] | Iterable[Any]) -> None:
+        try:
+            if isinstance(requests, AsyncIterable):
+                try:
+                    async for request in requests:
+                        await self._inner.write(request)
+                finally:
+                    if isinstance(requests, AsyncGenerator):
+                        await requests.aclose()
+            else:
+                for request in requests:
+                    await self._inner.write(request)
+            await self._inner.done_writing()
+        except (grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError):
+            # The call has ended; whoever waits for it gets its status.
+            return
+        except Exception as e:  # noqa: BLE001 - raised to whoever waits for the call
+            self._broken = e
+            self._inner.cancel()
 
     def cancel(self) -> bool:
         return bool(self._inner.cancel())
@@ -164,16 +208,17 @@ class _Call:
             return await waiting
         except grpc.aio.AioRpcError as e:
             raise from_rpc_error(e) from e
+        except asyncio.CancelledError:
+            if self._broken is not None:
+                raise self._broken from None
+            raise
 
 
 class _SingleCall(_Call):
     """A call with one response."""
 
     def __await__(self) -> Generator[Any, None, Any]:
-        try:
-            return (yield from self._inner.__await__())
-        except grpc.aio.AioRpcError as e:
-            raise from_rpc_error(e) from e
+        return (yield from self._translated(self._inner).__await__())
 
 
 class _StreamCall(_Call):
