@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from cloudclaw.config import ObjectSettings
@@ -10,8 +11,9 @@ from cloudclaw.errors import InvalidArgumentError
 from cloudclaw.objects.filesystem import FilesystemObjects
 from cloudclaw.objects.memory import MemoryObjects
 from cloudclaw.objects.port import ObjectStore
-from cloudclaw.objects.s3 import S3Objects
-from cloudclaw.objects.s3_client import S3Endpoint
+
+if TYPE_CHECKING:
+    from cloudclaw.objects.s3_client import S3Endpoint
 
 _S3_OPTIONS = ("endpoint", "region", "tls")
 
@@ -43,6 +45,9 @@ def open_objects(settings: ObjectSettings) -> ObjectStore:
                 raise _bad("a directory is 'file:///absolute/path'")
             return FilesystemObjects(path)
         case "s3":
+            # Only here: its SDK takes 7 MiB, which services without S3 need not carry.
+            from cloudclaw.objects.s3 import S3Objects
+
             return S3Objects(_endpoint(parts.netloc, parts.path, parts.query, settings))
         case _:
             raise _bad("it begins with none of 'memory:', 'file:///' and 's3://'")
@@ -62,6 +67,8 @@ def _endpoint(bucket: str, path: str, query: str, settings: ObjectSettings) -> S
         raise _bad("'tls' must be true or false")
     if bool(settings.access_key) != bool(settings.secret_key):
         raise InvalidArgumentError("objects.access_key and objects.secret_key go together", field="objects")
+    from cloudclaw.objects.s3_client import S3Endpoint
+
     return S3Endpoint(
         bucket=bucket,
         endpoint=endpoint,
