@@ -157,8 +157,6 @@ class AttemptRunner:
         self._slot_failure = message
         self._wake.set()
 
-    # -- the three ways in --
-
     async def run(self) -> None:
         """A new assignment."""
         await self._conclude(self._start())

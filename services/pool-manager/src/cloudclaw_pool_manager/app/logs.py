@@ -203,7 +203,7 @@ class LogShipper:
                 _log.warning("a log's spool is lost", task=log.attempt.task, attempt=log.attempt.uid, error=str(error))
                 log.ended(None)
             except OSError as error:
-                # Only the note before forgetting writes to disk: the spool keeps its bytes, and the next ack tries again.
+                # Only the note before forgetting writes: the spool keeps its bytes, and the next ack tries again.
                 _log.error("a log cannot be forgotten", attempt=log.attempt.uid, error=str(error))
 
     async def _ship(self, log: ShippedLog) -> None:
