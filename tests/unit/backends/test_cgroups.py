@@ -68,10 +68,18 @@ def test_a_hybrid_limits_by_v1_and_freezes_by_v2(tmp_path: Path) -> None:
     assert groups.enforcement.pids is Mechanism.CGROUP_V1
     files = groups.for_supervisor()
     assert files["freezer"] == str(tmp_path / "v2/node/slot-0/box/cgroup.freeze")
-    assert files["procs"] == [
+    assert files["procs"] == [str(tmp_path / "v2/node/slot-0/box/cgroup.procs")]
+    assert groups.supervisor_enters() == [
         str(tmp_path / "pids/node/slot-0/cgroup.procs"),
-        str(tmp_path / "v2/node/slot-0/box/cgroup.procs"),
+        str(tmp_path / "v2/node/slot-0/sup/cgroup.procs"),
     ]
+
+
+def test_the_supervisor_stays_out_of_what_could_stop_or_starve_it(tmp_path: Path) -> None:
+    mounts = {"cpu": tmp_path / "c", "cpuacct": tmp_path / "c", "pids": tmp_path / "p", "freezer": tmp_path / "f"}
+    groups = CgroupV1({**mounts, "memory": tmp_path / "m"}, "node", "slot-0")
+    assert groups.supervisor_enters() == [str(tmp_path / "p/node/slot-0/cgroup.procs")]
+    assert len(groups.for_supervisor()["procs"]) == 3
 
 
 def test_nodes_on_one_host_have_different_groups(tmp_path: Path) -> None:

@@ -121,7 +121,8 @@ class CgroupV1:
             (self._at["memory"] / "memory.swappiness").write_text("0")
 
     def for_supervisor(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"procs": [str(group / "cgroup.procs") for group in self._groups()]}
+        entered = [group for group in self._groups() if group not in self._shared()]
+        found: dict[str, Any] = {"procs": [str(group / "cgroup.procs") for group in entered]}
         if "freezer" in self._at:
             found["freezer"] = found["freezer_state"] = str(self._at["freezer"] / "freezer.state")
         if "memory" in self._at:
@@ -131,7 +132,7 @@ class CgroupV1:
         return found
 
     def supervisor_enters(self) -> list[str]:
-        return []
+        return [str(group / "cgroup.procs") for group in self._shared()]
 
     def apply(self, limits: Limits) -> None:
         if limits == self._applied:
@@ -144,7 +145,7 @@ class CgroupV1:
             if swap.exists():
                 swap.write_text(str(limits.memory_bytes))
         if (group := self._at.get("pids")) is not None:
-            (group / "pids.max").write_text(str(limits.pids + OWN_PROCESSES))
+            (group / "pids.max").write_text(str(limits.pids + self._own_processes()))
         if (group := self._at.get("cpu")) is not None:
             (group / "cpu.cfs_period_us").write_text(str(_CPU_PERIOD_US))
             (group / "cpu.cfs_quota_us").write_text(str(limits.cpu_millis * _CPU_PERIOD_US // 1000))
@@ -164,7 +165,7 @@ class CgroupV1:
         return Usage(
             memory_bytes=read_int(memory / "memory.usage_in_bytes") if memory else 0,
             memory_peak_bytes=read_int(memory / "memory.max_usage_in_bytes") if memory else 0,
-            pids=max(read_int(pids / "pids.current") - OWN_PROCESSES, 0) if pids else 0,
+            pids=max(read_int(pids / "pids.current") - self._own_processes(), 0) if pids else 0,
             cpu_seconds=read_int(cpu / "cpuacct.usage") / 1e9 if cpu else 0.0,
         )
 
@@ -181,6 +182,15 @@ class CgroupV1:
 
     def _groups(self) -> list[Path]:
         return list(dict.fromkeys(self._at.values()))
+
+    def _shared(self) -> list[Path]:
+        """Groups that only count, so that the supervisor may sit in them itself: its sandboxes are then
+        born there, and moving in, which stops every fork of the host for a moment, is saved."""
+        apart = [self._at[name] for name in ("cpu", "memory", "freezer") if name in self._at]
+        return [group for group in self._groups() if group not in apart]
+
+    def _own_processes(self) -> int:
+        return OWN_PROCESSES + (self._at["pids"] in self._shared())
 
 
 class CgroupV2:
@@ -308,7 +318,7 @@ class Hybrid:
         return {**limits, **freezer, "procs": [*limits["procs"], *freezer["procs"]]}
 
     def supervisor_enters(self) -> list[str]:
-        return self._freezer.supervisor_enters()
+        return [*self._limits.supervisor_enters(), *self._freezer.supervisor_enters()]
 
     def apply(self, limits: Limits) -> None:
         self._limits.apply(limits)
