@@ -39,6 +39,10 @@ class _Scanned:
     pointer: SnapshotPointer
     faithful: bool
 
+    def stands_for(self, committed: SnapshotPointer) -> bool:
+        same = (self.pointer.id, self.pointer.manifest) == (committed.id, committed.manifest)
+        return self.faithful and same
+
 
 class SnapshotEngine:
     """Trees beneath `trees_dir`, contents in `store`.
@@ -162,7 +166,7 @@ class SnapshotEngine:
     async def release(self, tenant: str, tree: Tree, committed: SnapshotPointer | None) -> None:
         check_name(tenant, "tenant")
         scanned = self._scanned.pop(tree.uid, None)
-        if committed is None or scanned is None or not scanned.faithful or scanned.pointer != committed:
+        if committed is None or scanned is None or not scanned.stands_for(committed):
             await self._discard(tree.uid)
             return
 
