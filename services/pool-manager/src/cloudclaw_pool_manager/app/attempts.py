@@ -89,13 +89,12 @@ class AttemptRunner:
         self._log: ShippedLog | None = None
         self._timers: RunTimers | None = None
         self._wake = asyncio.Event()
-        self._fence = asyncio.Event()
-        self._fence_reason = ""
+        self._fenced, self._fence_reason = False, ""
         self._cancel = assignment.cancel_requested
         self._stop = KillReason.NONE
         self._exit: Exit | None = None
         self._slot_failure: str | None = None
-        self.delivery = Delivery(self.attempt, around.link, around.clock, self._fence)
+        self.delivery = Delivery(self.attempt, around.link, around.clock)
 
     # -- what others see and ask for; nothing here blocks --
 
@@ -118,11 +117,14 @@ class AttemptRunner:
 
     def fence(self, why: str) -> None:
         """It is not ours any more: kill it, publish nothing."""
-        if not self._fence.is_set():
-            self._fence_reason = why
-            self._stop = KillReason.FENCED
-            self._fence.set()
-            self._wake.set()
+        if self._fenced:
+            return
+        self._fenced, self._fence_reason = True, why
+        self._stop = KillReason.FENCED
+        self.delivery.fence()
+        if self._log is not None:
+            self._log.end_sent.set()
+        self._wake.set()
 
     def tick(self, now: float) -> None:
         """Look at the clock (boot time): run and silence timeouts."""
@@ -292,7 +294,7 @@ class AttemptRunner:
             self._wake.clear()
 
     async def _judge(self, exit: Exit) -> Outcome:
-        if self._fence.is_set():
+        if self._fenced:
             raise _FencedError
         outcome = of_kill(exit) or judged(self._runtime, self.assignment, exit)
         outcome = replace(outcome, prepared=self._prepared)
@@ -303,8 +305,8 @@ class AttemptRunner:
 
     async def _deliver(self, outcome: Outcome) -> None:
         """Returns once the leader has committed it. Raises `_FencedError` when it will not."""
-        if self._log is not None:
-            await self.delivery.log_sent(self._log)
+        if self._log is not None and not self._fenced:
+            await self._log.end_sent.wait()  # before that, the leader could only wait for it
         self._enter(Phase.REPORTING)
         if await self.delivery.run(outcome, self._log) is not Verdict.COMMITTED:
             self.fence("the leader says so")
@@ -316,7 +318,7 @@ class AttemptRunner:
         self.processes_gone.set()
         if self._log is not None:
             self._log.ended(None)
-        if self._fence.is_set():
+        if self._fenced:
             raise _FencedError
         if self._cancel:
             return self._canceled()
@@ -385,7 +387,7 @@ class AttemptRunner:
 
     def _halted(self) -> bool:
         """Canceled before it was started; raises when fenced."""
-        if self._fence.is_set():
+        if self._fenced:
             raise _FencedError
         if self._slot_failure is not None:
             raise SlotFailedError(self._slot_failure)

@@ -27,7 +27,7 @@ _log = structlog.get_logger()
 BACKOFF: Final = (0.05, 0.5)
 """First and longest pause before the next try to connect, in seconds."""
 HEARTBEAT: Final = 0.5
-HEARTBEAT_GAP: Final = 0.02
+HEARTBEAT_GAP: Final = 0.05
 """Least time between two heartbeats, however many attempts change their phase."""
 WELCOME: Final = 3.0
 """Seconds that a replica has to answer a Hello."""
