@@ -142,6 +142,7 @@ class Stack:
         self._process: asyncio.subprocess.Process | None = None
         self._tenants: list[Tenant] = []
         self._extra_processes: list[subprocess.Popen[bytes]] = []
+        self._replacements: list[subprocess.Popen[bytes]] = []
         self._slot_pids: set[int] = set()
         self.endpoints: dict[str, str] = {}
         self.token = ""
@@ -154,12 +155,9 @@ class Stack:
     async def __aexit__(self, *exc: object) -> None:
         for tenant in self._tenants:
             await tenant.close()
-        for process in self._extra_processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGCONT)
-                process.terminate()
-                await asyncio.to_thread(process.wait, 20)
+        await _terminate(self._extra_processes)
         await self.stop()
+        await _terminate(self._replacements)
 
     async def start(self) -> None:
         """Start `claw dev` and wait until it is ready."""
@@ -267,7 +265,11 @@ class Stack:
 
     def respawn(self, name: str, *, argv: Sequence[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
         """Start again, by hand, a child of a `restart=False` stack that was killed."""
-        return self.spawn(argv, environment, f"{name}.again.log")
+        process = self.spawn(argv, environment, f"{name}.again.log")
+        # The others need it until they have stopped.
+        self._extra_processes.remove(process)
+        self._replacements.append(process)
+        return process
 
     @contextlib.asynccontextmanager
     async def watching(self, tenant: Tenant, task_id: str) -> AsyncIterator[asyncio.Queue[task_pb2.Task]]:
@@ -286,6 +288,14 @@ class Stack:
             pumping.cancel()
             with contextlib.suppress(asyncio.CancelledError, grpc.RpcError):
                 await pumping
+
+
+async def _terminate(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGCONT)
+            process.terminate()
+            await asyncio.to_thread(process.wait, 20)
 
 
 def detach_below(directory: Path) -> None:
