@@ -18,7 +18,6 @@ from cloudclaw.coordination.port import KeyValue
 from cloudclaw.coordination.records import NodeRecord, PoolSlots
 from cloudclaw.coordination.transactions import Transactions
 from cloudclaw.lifecycle import Stack
-from cloudclaw.objects.memory import MemoryObjects
 from cloudclaw.objects.port import ObjectStore
 from cloudclaw.rpc.auth import Minter
 from cloudclaw.rpc.channel import open_channel
@@ -372,8 +371,3 @@ def duration(seconds: float) -> Any:
     value = Duration()
     value.FromMilliseconds(round(seconds * 1000))
     return value
-
-
-def memory_objects() -> MemoryObjects:
-    """An empty object store."""
-    return MemoryObjects()

@@ -19,7 +19,7 @@ from cloudclaw_scheduler.app.state import Change, Kind, TaskKey
 
 Task = Versioned[TaskRecord]
 
-RING: Final = 4096
+RING: Final = 2048
 """Changes kept for streams that resume; from further back they are read from etcd."""
 BACKLOG: Final = 1024
 """Changes kept for one slow stream; then it, too, goes on from etcd."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Final
 
 import structlog
@@ -80,6 +80,12 @@ class LogHub:
             log.phase = Phase.CLOSED
             log.flush_now.set()
         self._wake(uid)
+
+    def retain(self, uids: Container[str]) -> None:
+        """Close every log whose attempt is not one of `uids`: their ends were missed."""
+        for uid, log in tuple(self._logs.items()):
+            if uid not in uids and log.token <= self._mirror.state.revision:
+                self.close(uid)
 
     def shut_down(self) -> None:
         """The term is over: tails go on elsewhere."""

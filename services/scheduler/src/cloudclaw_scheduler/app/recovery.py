@@ -67,6 +67,7 @@ class Recovery:
             self._delayed(delayed)
         for queued in state.queue.values():
             self._queued(queued)
+        self._hub.retain({attempt.uid for held in state.attempts.values() for attempt in held.values()})
         self.sweep()
 
     def changed(self, changes: Sequence[Change]) -> None:
