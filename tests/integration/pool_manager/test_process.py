@@ -53,6 +53,29 @@ async def test_a_manager_killed_and_restarted_loses_neither_attempt_nor_log(clus
         assert await cluster.log(task) == lines(count)
 
 
+async def test_a_long_log_is_whole_after_a_restart_that_finds_its_beginning_forgotten(cluster: Cluster) -> None:
+    node = cluster.node()
+    await node.start()
+    block = "head -c 1048576 /dev/zero | tr '\\0' {}"
+    twelve = f"for i in 1 2 3 4 5 6 7 8 9 10 11 12; do {block.format('a')}; done"
+    script = f"{twelve}; echo; echo half; sleep 4; {block.format('b')}"
+    task = await cluster.submit(script)
+    await cluster.log(task, until=b"\nhalf\n")
+    noted = cluster.folder / "node-1" / "logs"
+
+    def forgotten() -> bool:
+        notes = [path for path in noted.iterdir() if path.suffix != ".new"]
+        return any(int(path.read_text()) >= 8 << 20 for path in notes)
+
+    await eventually("the spool was told to forget", forgotten)
+    await node.stop(signal.SIGKILL)
+    await node.start()
+    ended = await cluster.wait(task)
+    assert (ended.state, len(ended.attempts)) == (SUCCEEDED, 1)
+    assert await cluster.log(task) == b"a" * (12 << 20) + b"\nhalf\n" + b"b" * (1 << 20)
+    await eventually("the note is gone", lambda: not list(noted.iterdir()))
+
+
 async def test_a_restart_shows_its_first_sign_of_life_within_the_leaders_patience(cluster: Cluster) -> None:
     node = cluster.node()
     await node.start()

@@ -33,6 +33,7 @@ from cloudclaw_pool_manager.app.runner import (
     launch_of,
     limits_of,
     note_of,
+    timers_of,
     worth_retrying,
 )
 from cloudclaw_pool_manager.app.slots import SlotEntry
@@ -170,7 +171,7 @@ class AttemptRunner:
         """
         self._entry, self._held = entry, entry.occupied()
         self._prepared = started.prepared
-        self._watch(started.boottime)
+        self._timers = timers_of(self.assignment, started.boottime)
         self._log = self._around.shipper.open(self.attempt, self._held, log_start)
         if status.phase is not SlotPhase.EXITED:
             self.processes_gone.clear()
@@ -183,7 +184,11 @@ class AttemptRunner:
 
     async def report_lost(self, message: str) -> None:
         """An attempt that an earlier manager had, and whose slot is gone with everything in it."""
-        await self._conclude(self._lost(message))
+
+        async def lost() -> Outcome:
+            return self._failed(EndReason.SLOT_FAILED, message, retryable=True)
+
+        await self._conclude(lost())
 
     # -- steps --
 
@@ -248,7 +253,7 @@ class AttemptRunner:
         await around.state.remember_attempt(note_of(assignment, self._entry.name, slot.pid, self._prepared, now))
         if self._halted():
             return self._canceled()
-        self._watch(now)
+        self._timers = timers_of(assignment, now)
         self._log = around.shipper.open(self.attempt, slot)
         self.processes_gone.clear()
         limits = limits_of(assignment, template.limits)
@@ -273,9 +278,6 @@ class AttemptRunner:
         if self._cancel:
             self.cancel()
         return await self._attend()
-
-    async def _lost(self, message: str) -> Outcome:
-        return self._failed(EndReason.SLOT_FAILED, message, retryable=True)
 
     async def _attend(self) -> Outcome:
         """While the program runs: until it has ended, whoever ended it."""
@@ -364,17 +366,14 @@ class AttemptRunner:
             self._slot_failure = message
             await self._template.slots.replace(self._entry, self._held, message)
 
-    def _watch(self, started: float) -> None:
-        self._timers = RunTimers(started, self.assignment.run_timeout, self.assignment.silence_timeout)
-
     def _enter(self, phase: Phase) -> None:
         if self.phase is not phase:
             self.phase = phase
             self._around.link.changed()
 
-    def _end(self, reason: KillReason) -> None:
+    def _end(self, why: KillReason) -> None:
         if self._stop is KillReason.NONE and self.phase in (Phase.RUNNING, Phase.FROZEN):
-            self._stop = reason
+            self._stop = why
             self._wake.set()
 
     def _exited(self, exit: Exit) -> None:

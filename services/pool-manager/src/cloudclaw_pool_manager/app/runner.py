@@ -20,6 +20,7 @@ from cloudclaw_pool_manager.app.slots import SlotPool
 from cloudclaw_pool_manager.domain.assignment import Assignment
 from cloudclaw_pool_manager.domain.attempt import AttemptId, Exit, Launch, Limits
 from cloudclaw_pool_manager.domain.outcome import FileChange, Outcome, unsaved
+from cloudclaw_pool_manager.domain.timers import RunTimers
 from cloudclaw_pool_manager.ports.runtime import RunRequest, RuntimeAdapter
 from cloudclaw_pool_manager.ports.state import NodeState, Started
 
@@ -168,6 +169,11 @@ def note_of(assignment: Assignment, slot: str, pid: int, prepared: float, now: f
         prepared=prepared,
         boottime=now,
     )
+
+
+def timers_of(assignment: Assignment, started: float) -> RunTimers:
+    """Its timeouts, for a program started at boot time `started`."""
+    return RunTimers(started, assignment.run_timeout, assignment.silence_timeout)
 
 
 def worth_retrying(error: CloudClawError | OSError) -> bool:
