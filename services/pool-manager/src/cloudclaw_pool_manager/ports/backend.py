@@ -103,9 +103,7 @@ class Slot(Protocol):
         """What holds the limits here."""
         ...
 
-    async def start(
-        self, attempt: AttemptId, launch: Launch, limits: Limits, tree: Path, deadline: float
-    ) -> None:
+    async def start(self, attempt: AttemptId, launch: Launch, limits: Limits, tree: Path, deadline: float) -> None:
         """Attach `tree` and hand the waiting sandbox (or a fresh one) to the task.
 
         `tree` holds `workspace` and `home`; they become `/workspace` and `/home/agent`. `deadline` is a
