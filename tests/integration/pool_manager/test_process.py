@@ -168,6 +168,7 @@ async def test_a_second_manager_with_the_same_node_id_refuses(cluster: Cluster) 
     second = cluster.node("node-1", directory="elsewhere")
     assert await second.refused() != 0
     assert "NODE_ID_TAKEN" in second.log()
+    assert not (cluster.folder / "elsewhere" / "pools").exists()
     record = await cluster.record("node-1")
     assert record is not None
     assert record.incarnation == 1

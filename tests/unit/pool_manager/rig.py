@@ -222,6 +222,7 @@ class Rig:
         self.node = Node(
             NodeRecord(node=node, address="127.0.0.1:1", incarnation=0, pools=(PoolSlots(pool="default", slots=2),)),
             lease=NodeLease(self.kv, self.clock, 10),
+            kv=self.kv,
             transactions=self.transactions,
             state=self.state,
             contact=self.contact,

@@ -232,9 +232,24 @@ async def test_a_node_id_that_another_living_lease_holds_is_refused(cold: Rig) -
         await cold.launch()
     assert refused.value.reason == "NODE_ID_TAKEN"
     assert cold.host.provisions == []
+    assert set(cold.kv._leases) == {other}, "it left a lease behind"
     entry = await cold.kv.get(keys.node(NODE))
     assert entry is not None
     assert entry.lease == other
+
+
+async def test_a_refused_manager_kills_nothing_of_what_it_finds(rig: Rig) -> None:
+    """A directory was moved, or an id reused: what runs there is for its own node to judge."""
+    _, sandbox = await rig.running()
+    await rig.crash()
+    lease = rig.state.lease_id
+    assert lease
+    await rig.kv.revoke(lease)
+    other = await rig.kv.grant(10)
+    await rig.kv.txn([], [Put(keys.node(NODE), encode(NodeRecord(node=NODE, address="x:1", incarnation=9)), other)])
+    with pytest.raises(PreconditionError):
+        await rig.launch()
+    assert sandbox.stops == []
 
 
 async def test_a_drained_node_stays_drained_over_a_restart(rig: Rig) -> None:

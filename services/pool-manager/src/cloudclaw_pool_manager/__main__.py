@@ -77,6 +77,7 @@ class Process:
         self._node = Node(
             self._record,
             lease=NodeLease(kv, clock, settings.lease_ttl),
+            kv=kv,
             transactions=Transactions(kv),
             state=state,
             contact=contact,

@@ -10,9 +10,11 @@ import structlog
 from msgspec.structs import replace
 
 from cloudclaw.clock import Clock
+from cloudclaw.coordination import keys
+from cloudclaw.coordination.port import KeyValue
 from cloudclaw.coordination.records import AttemptEnd, NodeRecord, PoolSlots
 from cloudclaw.coordination.transactions import Token, Transactions, Versioned
-from cloudclaw.errors import AbortedError, FencedError, UnavailableError
+from cloudclaw.errors import AbortedError, FencedError, PreconditionError, UnavailableError
 from cloudclaw_pool_manager.app.fencing import TOUCH_AFTER, Contact
 from cloudclaw_pool_manager.app.metrics import NodeMetrics
 from cloudclaw_pool_manager.app.timing import cancel
@@ -42,6 +44,7 @@ class Node:
         record: NodeRecord,
         *,
         lease: Lease,
+        kv: KeyValue,
         transactions: Transactions,
         state: NodeState,
         contact: Contact,
@@ -51,6 +54,7 @@ class Node:
         self.generation = 0
         self._record = record
         self._lease = lease
+        self._kv = kv
         self._transactions = transactions
         self._state = state
         self._contact = contact
@@ -105,6 +109,7 @@ class Node:
             remembered = await self._state.lease()
             self._acquired = await self._lease.acquire(remembered)
             if not self._acquired:
+                await self._refuse_if_taken()
                 await self._state.remember_lease(self._lease.lease_id, self.generation)
         if self._acquired and self._key is None:
             await self.register()
@@ -163,6 +168,22 @@ class Node:
         self._key = None
         if self._lease.lease_id:
             await self._lease.release()
+
+    async def _refuse_if_taken(self) -> None:
+        """Before anything is touched: registering would refuse too, and only after what runs was killed."""
+        try:
+            there = await self._kv.get(keys.node(self.name))
+        except UnavailableError:
+            self._acquired = None
+            raise
+        if there is not None and there.lease != self._lease.lease_id:
+            await self._lease.release()
+            raise PreconditionError(
+                f"another pool-manager runs as node {self.name!r}: its lease is alive. Give this one an id of its own;"
+                " if the other was stopped a moment ago, its id is free when its lease ends",
+                subject=self.name,
+                reason="NODE_ID_TAKEN",
+            )
 
     async def _start_anew(self) -> None:
         while True:
