@@ -12,47 +12,57 @@ class NodeMetrics:
     """Metrics of one node; `registry` None keeps them to themselves, for tests."""
 
     def __init__(self, registry: CollectorRegistry | None = None):
-        self.slots = Gauge("claw_pool_manager_slots", "Slots by pool and state.", ["pool", "state"], registry=registry)
+        self.slots = Gauge(
+            "cloudclaw_pool_manager_slots", "Slots by pool and state.", ["pool", "state"], registry=registry
+        )
         self.attempts = Counter(
-            "claw_pool_manager_attempts",
+            "cloudclaw_pool_manager_attempts",
             "Attempts that ended here, by pool and end reason.",
             ["pool", "reason"],
             registry=registry,
         )
         self.start_seconds = Histogram(
-            "claw_pool_manager_start_seconds",
+            "cloudclaw_pool_manager_start_seconds",
             "From the arrival of an assignment to the start of its program, restoring a workspace included.",
             ["pool"],
             buckets=_START,
             registry=registry,
         )
         self.sandbox_seconds = Histogram(
-            "claw_pool_manager_sandbox_start_seconds",
+            "cloudclaw_pool_manager_sandbox_start_seconds",
             "To hand a waiting sandbox to a task.",
             ["pool"],
             buckets=_START,
             registry=registry,
         )
         self.snapshot_seconds = Histogram(
-            "claw_pool_manager_snapshot_seconds", "To take and store a snapshot.", buckets=_SNAPSHOT, registry=registry
+            "cloudclaw_pool_manager_snapshot_seconds",
+            "To take and store a snapshot.",
+            buckets=_SNAPSHOT,
+            registry=registry,
         )
         self.log_shipped = Counter(
-            "claw_pool_manager_log_shipped_bytes",
+            "cloudclaw_pool_manager_log_shipped_bytes",
             "Bytes of log sent to the leader, repeats included.",
             registry=registry,
         )
         self.log_acked = Counter(
-            "claw_pool_manager_log_acked_bytes", "Bytes of log acknowledged as durable.", registry=registry
+            "cloudclaw_pool_manager_log_acked_bytes", "Bytes of log acknowledged as durable.", registry=registry
         )
         self.contact_age = Gauge(
-            "claw_pool_manager_contact_age_seconds",
+            "cloudclaw_pool_manager_contact_age_seconds",
             "Seconds since the last contact (design rule 3).",
             registry=registry,
         )
         self.freezes = Counter(
-            "claw_pool_manager_freezes", "Sandboxes frozen for want of contact.", ["pool"], registry=registry
+            "cloudclaw_pool_manager_freezes", "Sandboxes frozen for want of contact.", ["pool"], registry=registry
         )
         self.slot_failures = Counter(
-            "claw_pool_manager_slot_failures", "Slots replaced because they were sick.", ["pool"], registry=registry
+            "cloudclaw_pool_manager_slot_failures",
+            "Slots replaced because they were sick.",
+            ["pool"],
+            registry=registry,
         )
-        self.reconnects = Counter("claw_pool_manager_reconnects", "Connections made to a leader.", registry=registry)
+        self.reconnects = Counter(
+            "cloudclaw_pool_manager_reconnects", "Connections made to a leader.", registry=registry
+        )

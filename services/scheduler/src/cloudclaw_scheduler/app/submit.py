@@ -14,7 +14,6 @@ from cloudclaw.coordination.records import Plan, TaskRecord, TaskState
 from cloudclaw.coordination.transactions import Submission, Transactions, Versioned
 from cloudclaw.errors import (
     AbortedError,
-    InvalidArgumentError,
     NotFoundError,
     PreconditionError,
     QuotaExceededError,
@@ -108,10 +107,7 @@ class Submitter:
         await self._check_workspace(tenant, plan)
         task = new_id("task")
         now = self._clock.wall()
-        try:
-            record = life.queued(tenant=tenant, task=task, plan=plan, now=now, op_id=new_id("op"))
-        except InvalidArgumentError as error:
-            raise InvalidArgumentError(error.message, field=f"spec.{error.field}") from error
+        record = life.queued(tenant=tenant, task=task, plan=plan, now=now, op_id=new_id("op"))
         placed = await self._specs.place(tenant, task, spec)
         if placed:
             record = life.queued(tenant=tenant, task=task, plan=plan, now=now, op_id=record.op_id, spec_object=placed)
