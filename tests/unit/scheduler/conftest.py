@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest_asyncio
@@ -24,3 +24,17 @@ async def plane(tmp_path: Path) -> AsyncIterator[Plane]:
 @pytest_asyncio.fixture
 async def user(plane: Plane) -> User:
     return User(plane)
+
+
+@pytest_asyncio.fixture
+async def another(plane: Plane, tmp_path: Path) -> AsyncIterator[Callable[[], Plane]]:
+    """Makes further replicas over the same stores; all are stopped at the end."""
+    made: list[Plane] = []
+
+    def make() -> Plane:
+        made.append(Plane(plane.kv, plane.objects, tmp_path))
+        return made[-1]
+
+    yield make
+    for each in made:
+        await each.stop()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -247,8 +247,8 @@ async def test_the_status_shows_totals_to_all_and_nodes_to_operators(plane: Plan
     await until("it is not connected", gone)
 
 
-async def test_a_follower_passes_the_status_on(plane: Plane, user: User, tmp_path: Path) -> None:
-    follower = Plane(plane.kv, plane.objects, tmp_path)
+async def test_a_follower_passes_the_status_on(plane: Plane, user: User, another: Callable[[], Plane]) -> None:
+    follower = another()
     await follower.start(leads=False)
     await Node(plane).connect()
     operator = follower.stub("ops", ("operator",))
@@ -258,7 +258,6 @@ async def test_a_follower_passes_the_status_on(plane: Plane, user: User, tmp_pat
         return status.leader == plane.address and any(n.connected for n in status.nodes)
 
     await until("the follower shows the leader's view", connected)
-    await follower.stop()
 
 
 async def test_streams_of_nodes_are_denied_to_users(plane: Plane, user: User) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -254,8 +255,10 @@ async def test_a_claim_whose_outcome_is_unknown_is_settled(plane: Plane, user: U
     assert (await user.wait(task_id)).state == SUCCEEDED
 
 
-async def test_one_that_does_not_lead_names_the_leader_to_nodes(plane: Plane, user: User, tmp_path: Path) -> None:
-    follower = Plane(plane.kv, plane.objects, tmp_path)
+async def test_one_that_does_not_lead_names_the_leader_to_nodes(
+    plane: Plane, user: User, another: Callable[[], Plane]
+) -> None:
+    follower = another()
     await follower.start(leads=False)
     await until("it knows the leader", lambda: follower.scheduler.elected() is not None)
     with pytest.raises(PreconditionError) as caught:
@@ -264,11 +267,12 @@ async def test_one_that_does_not_lead_names_the_leader_to_nodes(plane: Plane, us
         await call.read()
     assert caught.value.reason == "NOT_LEADER"
     assert caught.value.metadata["leader"] == plane.address
-    await follower.stop()
 
 
-async def test_the_next_replica_leads_when_the_leader_stops(plane: Plane, user: User, tmp_path: Path) -> None:
-    follower = Plane(plane.kv, plane.objects, tmp_path)
+async def test_the_next_replica_leads_when_the_leader_stops(
+    plane: Plane, user: User, another: Callable[[], Plane]
+) -> None:
+    follower = another()
     await follower.start(leads=False)
     node = await Node(plane).connect()
     task_id = await user.submit()
@@ -280,7 +284,6 @@ async def test_the_next_replica_leads_when_the_leader_stops(plane: Plane, user: 
     await node.connect()
     assert await node.finish(assignment) == pb.ReportVerdict.VERDICT_COMMITTED
     assert (await User(follower).wait(task_id)).state == SUCCEEDED
-    await follower.stop()
 
 
 class SlowClock(SystemClock):
@@ -296,7 +299,13 @@ class SlowClock(SystemClock):
 async def test_a_leader_that_was_stopped_itself_requeues_nothing(tmp_path: Path) -> None:
     clock = SlowClock()
     plane = Plane(MemoryKeyValue(SystemClock()), MemoryObjects(), tmp_path, clock, grace=1.0)
-    await plane.start()
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(plane.stop)
+        await plane.start()
+        await stopped_leader(plane, clock)
+
+
+async def stopped_leader(plane: Plane, clock: SlowClock) -> None:
     user = User(plane)
     one = await Node(plane, "one").connect()
     task_id = await user.submit()
@@ -311,7 +320,6 @@ async def test_a_leader_that_was_stopped_itself_requeues_nothing(tmp_path: Path)
     again = await two.next()
     assert again.attempt == 2, "once its ticks are on time, the leader gives the node up"
     assert again.token > assignment.token
-    await plane.stop()
 
 
 async def test_a_node_that_connects_twice_has_one_link(plane: Plane, user: User) -> None:

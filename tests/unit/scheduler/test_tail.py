@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+from collections.abc import Callable
 from typing import cast
 
 import pytest
@@ -283,8 +283,10 @@ async def test_the_wrong_token_writes_nothing(plane: Plane, user: User) -> None:
     assert await user.log(task_id) == b"right"
 
 
-async def test_a_follower_relays_the_tail_of_a_running_task(plane: Plane, user: User, tmp_path: Path) -> None:
-    follower = Plane(plane.kv, plane.objects, tmp_path)
+async def test_a_follower_relays_the_tail_of_a_running_task(
+    plane: Plane, user: User, another: Callable[[], Plane]
+) -> None:
+    follower = another()
     await follower.start(leads=False)
     await until("it knows the leader", lambda: follower.scheduler.elected() is not None)
     await until("it has loaded", follower.scheduler.mirror.loaded.is_set)
@@ -299,11 +301,12 @@ async def test_a_follower_relays_the_tail_of_a_running_task(plane: Plane, user: 
     await node.finish(assignment, log_end=10)
     assert await reader.end() == {1: b"via leader"}
     assert await User(follower).log(task_id) == b"via leader"
-    await follower.stop()
 
 
-async def test_a_tail_on_a_follower_survives_a_change_of_leader(plane: Plane, user: User, tmp_path: Path) -> None:
-    follower = Plane(plane.kv, plane.objects, tmp_path)
+async def test_a_tail_on_a_follower_survives_a_change_of_leader(
+    plane: Plane, user: User, another: Callable[[], Plane]
+) -> None:
+    follower = another()
     await follower.start(leads=False)
     await until("it knows the leader", lambda: follower.scheduler.elected() is not None)
     await until("it has loaded", follower.scheduler.mirror.loaded.is_set)
@@ -322,7 +325,6 @@ async def test_a_tail_on_a_follower_survives_a_change_of_leader(plane: Plane, us
     await node.write(assignment, 7, b"after", end=True)
     assert await node.finish(assignment, log_end=12) == COMMITTED
     assert await reader.end() == {1: b"before after"}
-    await follower.stop()
 
 
 async def test_a_client_that_vanishes_leaves_nothing_behind(plane: Plane, user: User) -> None:
@@ -336,3 +338,23 @@ async def test_a_client_that_vanishes_leaves_nothing_behind(plane: Plane, user: 
     await until("the tail is gone", lambda: tails._value.get() == 0, DEADLINE)
     assert await node.finish(assignment) in (COMMITTED,)
     assert (await user.get(task_id)).state == task_pb2.TASK_STATE_SUCCEEDED
+
+
+async def test_a_replica_that_stops_sends_its_followers_elsewhere(plane: Plane, user: User) -> None:
+    node, task_id, assignment = await started(plane, user)
+    queued = await user.submit()
+    running, waiting = Reader(user, task_id), Reader(user, queued)
+    changes = user.stub.WatchTasks(pb.WatchTasksRequest())
+    await changes.initial_metadata()
+    await node.write(assignment, 0, b"abc")
+    await running.has(b"abc")
+    stopping = asyncio.create_task(plane.scheduler.feed.stop())
+    for followed in (waiting.task, anext(aiter(changes))):
+        with pytest.raises(UnavailableError, match="stopping"):
+            await soon(followed)
+    await stopping
+    await node.disconnect()
+    ending = asyncio.create_task(plane.stop())
+    with pytest.raises(UnavailableError):
+        await running.end()
+    await ending

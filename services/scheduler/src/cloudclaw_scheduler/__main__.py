@@ -67,7 +67,7 @@ class Scheduler:
         self.relay = GrpcRelay(settings.client_tls)
         # What etcd holds, in memory, and those who follow its changes.
         self.mirror = Mirror(kv, clock)
-        feed = Feed(self.mirror, kv)
+        self.feed = feed = Feed(self.mirror, kv)
         transactions = Transactions(kv)
         segments, specs, results = Segments(objects), Specs(transactions, objects), Results(objects)
         # What the leader does, while this replica is the leader.
@@ -80,16 +80,13 @@ class Scheduler:
         self.fullness = Fullness(kv, clock, metrics)
         pools = {pool: frozenset(runtimes.split()) for pool, runtimes in settings.pools.items()}
         self.submitter = Submitter(self.mirror, transactions, specs, self.fullness, clock, metrics, pools)
-        self.tails = Tails(
-            self.mirror, feed, segments, self.relay, lambda: self.leader.hub, self._leading_address, clock
-        )
         services = Services(
             mirror=self.mirror,
             transactions=transactions,
             submitter=self.submitter,
             queries=Queries(self.mirror, clock),
             feed=feed,
-            tails=self.tails,
+            tails=Tails(self.mirror, feed, segments, self.relay, lambda: self.leader.hub, self._leading_address, clock),
             specs=specs,
             results=results,
             status=Status(self.mirror, self.leader, self.elected, self.fullness, self.relay, clock, version()),
@@ -134,7 +131,7 @@ async def run(scheduler: Scheduler, settings: SchedulerSettings, stop: asyncio.E
     address = settings.server.advertise or bound
     work = asyncio.create_task(scheduler.control(address).run())
     stack.push("leadership", lambda: _end(work))
-    stack.push("tails", scheduler.tails.stop)
+    stack.push("followers", scheduler.feed.stop)
     stack.push("intake", scheduler.submitter.stop)
     stack.push("health", server.drain)
     waits = [asyncio.create_task(scheduler.mirror.loaded.wait()), asyncio.create_task(stop.wait())]

@@ -13,7 +13,7 @@ from cloudclaw.coordination import keys
 from cloudclaw.coordination.port import CompactedError, KeyValue, Op
 from cloudclaw.coordination.records import TaskRecord, decode
 from cloudclaw.coordination.transactions import Versioned
-from cloudclaw.errors import InvalidArgumentError, OutOfRangeError
+from cloudclaw.errors import InvalidArgumentError, OutOfRangeError, UnavailableError
 from cloudclaw_scheduler.app.mirror import Mirror
 from cloudclaw_scheduler.app.state import Change, Kind, TaskKey
 
@@ -52,7 +52,23 @@ class Feed:
         self._floor = 0
         self._streams: dict[str, set[_Stream]] = {}
         self._signals: dict[TaskKey, set[asyncio.Event]] = {}
+        self.stopped = False
         mirror.subscribe(self)
+
+    async def stop(self) -> None:
+        """This replica is about to stop: those who follow go on elsewhere."""
+        self.stopped = True
+        for streams in self._streams.values():
+            for stream in streams:
+                stream.signal.set()
+        for signals in self._signals.values():
+            for signal in signals:
+                signal.set()
+
+    def check(self) -> None:
+        """`UnavailableError(reason="STOPPING")` once this replica is about to stop."""
+        if self.stopped:
+            raise UnavailableError("this replica is stopping; go on elsewhere", retry_after=0.2, reason="STOPPING")
 
     def changed(self, changes: Sequence[Change]) -> None:
         for change in changes:
@@ -116,6 +132,7 @@ class Feed:
                         revision = change.mod_revision
                         if not task or change.record.task == task:
                             yield change
+                self.check()
                 stream.signal.clear()
                 if not stream.overflowed:
                     await stream.signal.wait()

@@ -73,11 +73,6 @@ class Tails:
         self._hub = hub
         self._leader = leader
         self._clock = clock
-        self._stopped = False
-
-    async def stop(self) -> None:
-        """This replica is about to stop: what it cannot read itself it does not relay any more."""
-        self._stopped = True
 
     async def tail(self, tenant: str, request: TailLogsRequest, authorization: str, *, relayed: bool) -> Stream:
         """The log of `request.task_id` from its cursor on. Raises as `TailLogs` documents."""
@@ -100,6 +95,7 @@ class Tails:
                     if record.state.ended or not request.follow:
                         _check_exists(record, request)
                         return
+                    self._feed.check()
                     await changed.wait()
                     continue
                 cursor.attempt = attempt.number
@@ -163,8 +159,7 @@ class Tails:
                 async for response in local:
                     yield response
             return
-        if self._stopped:
-            raise UnavailableError("this replica is stopping; go on elsewhere", retry_after=0.2, reason="STOPPING")
+        self._feed.check()
         leader = self._leader()
         if leader:
             part = TailLogsRequest(
