@@ -44,7 +44,7 @@ from cloudclaw.coordination.port import (
     WatchBatch,
     Write,
 )
-from cloudclaw.errors import OutOfRangeError, QuotaExceededError, UnavailableError
+from cloudclaw.errors import OutOfRangeError, UnavailableError
 
 DEADLINE: Final = 2.0
 """Seconds for a call, waiting for the connection included."""
@@ -222,9 +222,10 @@ def translated(error: grpc.aio.AioRpcError, call: str, revision: int = 0) -> Exc
     if code in _OUTAGE or "too many requests" in details:
         return UnavailableError(f"etcd did not answer ({call}): {code.name}: {details[:200]}")
     if "database space exceeded" in details:
-        return QuotaExceededError(
-            "etcd is full and refuses writes; delete tasks and workspaces, compact, defragment and disarm its alarm",
-            subject="etcd",
+        # An outage to whoever waits for it to end; that it is full is for operators (the reason) to act on.
+        return UnavailableError(
+            "etcd is full and refuses writes; raise its quota or compact, defragment, and disarm its alarm",
+            retry_after=5.0,
             reason="COORDINATION_FULL",
         )
     if code is grpc.StatusCode.NOT_FOUND and "lease not found" in details:

@@ -146,8 +146,8 @@ class LeaseLostError(Exception):
 
 class KeyValue(Protocol):
     """Contract of the store. Every call raises `UnavailableError` when the store does not answer within
-    its deadline; after that a `txn`'s outcome is unknown, and it has been sent at most once.
-    `QuotaExceededError(reason="COORDINATION_FULL")` when the store refuses writes for lack of space.
+    its deadline; after that a `txn`'s outcome is unknown, and it has been sent at most once. A store that refuses
+    writes for lack of space counts as away too (reason `COORDINATION_FULL`): work waits for it, and is not lost.
     Reads are linearizable.
     """
 
