@@ -298,7 +298,7 @@ class SlowClock(SystemClock):
 
 async def test_a_leader_that_was_stopped_itself_requeues_nothing(tmp_path: Path) -> None:
     clock = SlowClock()
-    plane = Plane(MemoryKeyValue(SystemClock()), MemoryObjects(), tmp_path, clock, grace=1.0)
+    plane = Plane(MemoryKeyValue(SystemClock()), MemoryObjects(), tmp_path, clock, grace=1.0, election_ttl=120)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(plane.stop)
         await plane.start()
@@ -313,7 +313,7 @@ async def stopped_leader(plane: Plane, clock: SlowClock) -> None:
     await one.disconnect()
     two = await Node(plane, "two").connect()
     for _ in range(8):
-        clock.ahead += 0.6
+        clock.ahead += 1.5
         await two.heard(2)
     assert (await user.get(task_id)).state == RUNNING
     assert two.assignments.empty()

@@ -49,6 +49,10 @@ class Assigner:
         self._clock = clock
         self._metrics = metrics
 
+    async def held(self, attempt: Attempt) -> bool:
+        """Whether the attempt still holds its lease, as the store says (linearizable)."""
+        return await self._transactions.token_valid(attempt.token, attempt.uid)
+
     async def claim(
         self, task: Versioned[TaskRecord], node: Entry, name: str, workspace: Workspace | None, spec: bytes | None
     ) -> Versioned[TaskRecord]:

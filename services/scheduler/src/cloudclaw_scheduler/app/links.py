@@ -82,6 +82,7 @@ class Links:
 
     def __init__(self) -> None:
         self._links: dict[str, NodeLink] = {}
+        self._closed: CloudClawError | None = None
 
     def __iter__(self) -> Iterator[NodeLink]:
         return iter(tuple(self._links.values()))
@@ -94,7 +95,12 @@ class Links:
         return self._links.get(node)
 
     def join(self, link: NodeLink) -> None:
-        """Take a node's new link; its older one ends. `FencedError` for an older incarnation of a connected node."""
+        """Take a node's new link; its older one ends. `FencedError` for an older incarnation of a connected node.
+
+        Once closed, raises what it was closed with: a node that joined a term that is over would be known to nobody.
+        """
+        if self._closed is not None:
+            raise self._closed
         old = self._links.get(link.node)
         if old is not None:
             if link.incarnation < old.incarnation:
@@ -114,6 +120,7 @@ class Links:
         return True
 
     def close(self, error: CloudClawError) -> None:
-        """End all."""
+        """End all, and take no more."""
+        self._closed = error
         for link in self:
             self.leave(link, error)

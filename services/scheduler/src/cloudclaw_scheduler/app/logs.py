@@ -37,6 +37,8 @@ TOTAL_LIMIT: Final = 128 * 1024 * 1024
 SHARE: Final = 64 * 1024
 _RETRY: Final = 0.5
 HOLD_WAIT: Final = 1.0
+KNOW_WAIT: Final = 2.0
+"""Less than a node waits for its Welcome, which a requeue of its attempts holds up."""
 """Seconds that fixing a lost attempt's end waits for its last bytes to be stored."""
 
 
@@ -158,10 +160,15 @@ class LogHub:
 
     async def hold(self, uid: str) -> int:
         """Fix the end of an attempt that seems lost: what is durable after a last flush. Chunks are dropped until
-        `release` or `close`. Waits for the object store when this leader does not know the log."""
+        `release` or `close`. `UnavailableError` when this leader does not know the log, and the object store does not
+        tell within `KNOW_WAIT`: nothing is fixed then."""
         log = self._logs.get(uid)
         if log is None or log.phase is Phase.LOADING:
-            return await self._durable_end(uid)
+            try:
+                async with asyncio.timeout(KNOW_WAIT):
+                    return await self._durable_end(uid)
+            except TimeoutError:
+                raise UnavailableError("the object store does not say where the log ends") from None
         log.phase = Phase.HELD
         log.flush_now.set()
         with self.listen(uid) as changed, contextlib.suppress(TimeoutError):

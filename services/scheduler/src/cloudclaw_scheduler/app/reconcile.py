@@ -77,6 +77,8 @@ class Reconciler:
         task = self._mirror.state.task(*attempt.key)
         if task is None or task.record.uid != attempt.uid:
             return
+        if not await self._assigner.held(attempt):
+            return  # the mirror lags: it has ended, and must not be run again
         _log.info("assigned again", tenant=attempt.tenant, task=attempt.task, node=attempt.node)
         try:
             await self._assigner.assign(task, attempt)

@@ -17,7 +17,7 @@ from cloudclaw.coordination import keys, life
 from cloudclaw.coordination.port import Entry
 from cloudclaw.coordination.records import EndReason, TaskRecord, TaskState
 from cloudclaw.coordination.transactions import Transactions, Versioned
-from cloudclaw.errors import AbortedError, FencedError, PreconditionError, UnavailableError
+from cloudclaw.errors import AbortedError, CloudClawError, FencedError
 from cloudclaw.ids import new_id
 from cloudclaw_scheduler.app.leading import Leading
 from cloudclaw_scheduler.app.logs import LogHub
@@ -125,7 +125,7 @@ class Recovery:
                 )  # fmt: skip
                 try:
                     await self._transactions.expire(self._leading.guard(), task, after)
-                except (AbortedError, UnavailableError) as error:
+                except CloudClawError as error:
                     # The sweep comes back to it, with what is true then.
                     self._hub.release(record.uid)
                     _log.info("not expired", tenant=key[0], task=key[1], error=error.message)
@@ -163,7 +163,8 @@ class Recovery:
                 )  # fmt: skip
                 await self._transactions.requeue_early(self._leading.guard(), attempt.token, task, after, entry)
                 self._done(task.record, after, "silence")
-        except (AbortedError, FencedError, UnavailableError) as error:
+        except CloudClawError as error:
+            # Whatever it was: the log must not stay held, or the attempt could never finish.
             self._hub.release(attempt.uid)
             _log.info("not requeued", tenant=key[0], task=key[1], node=attempt.node, error=error.message)
         finally:
@@ -214,7 +215,8 @@ class Recovery:
             try:
                 after = life.became_due(task.record, self._clock.wall(), op_id=new_id("op"))
                 await self._transactions.due(self._leading.guard(), task, after)
-            except (AbortedError, PreconditionError, UnavailableError) as error:
+            except CloudClawError as error:
+                # Whatever it was: no sweep looks for delayed tasks, so the timer must not be lost.
                 _log.info("not moved to the queue yet", tenant=key[0], task=key[1], error=error.message)
                 again = self._clock.wall() + _RETRY
                 self._timers.at(again, lambda: self._spawner.spawn(self._due(delayed)))
@@ -239,7 +241,7 @@ class Recovery:
         try:
             await self._transactions.cancel(task, after)
             self._metrics.ended.labels(after.state.value).inc()
-        except (AbortedError, UnavailableError) as error:
+        except CloudClawError as error:
             _log.info("not timed out yet", task=queued.task, error=error.message)
             again = self._clock.wall() + _RETRY
             self._timers.at(again, lambda: self._spawner.spawn(self._timed_out(queued)))
