@@ -149,6 +149,25 @@ async def test_a_tail_of_all_attempts_crosses_a_loss(plane: Plane, user: User) -
     assert await user.log(task_id, attempt=2) == b"second"
 
 
+async def test_a_tail_goes_on_past_what_a_lost_attempt_never_stored(plane: Plane, user: User) -> None:
+    objects = cast("FailingObjects", plane.objects)
+    node, task_id, assignment = await started(plane, user)
+    reader = Reader(user, task_id)
+    objects.held.clear()
+    await node.write(assignment, 0, b"provisional")
+    await reader.has(b"provisional")
+    await node.disconnect()
+    cast("MemoryKeyValue", plane.kv).expire(node.lease)
+    other = await Node(plane, "node-2").connect()
+    again = await other.next()
+    objects.held.set()
+    await other.write(again, 0, b"second", end=True)
+    await other.finish(again, log_end=6)
+    assert await reader.end() == {1: b"provisional", 2: b"second"}
+    assert (await user.get(task_id)).attempts[0].log_end == 0
+    assert await user.log(task_id) == b"second"
+
+
 async def test_the_end_of_a_lost_attempt_is_sealed_for_its_zombie(plane: Plane, user: User) -> None:
     node, task_id, assignment = await started(plane, user)
     await node.write(assignment, 0, b"kept")

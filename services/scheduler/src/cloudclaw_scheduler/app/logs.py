@@ -37,9 +37,9 @@ TOTAL_LIMIT: Final = 128 * 1024 * 1024
 SHARE: Final = 64 * 1024
 _RETRY: Final = 0.5
 HOLD_WAIT: Final = 1.0
-KNOW_WAIT: Final = 2.0
-"""Less than a node waits for its Welcome, which a requeue of its attempts holds up."""
 """Seconds that fixing a lost attempt's end waits for its last bytes to be stored."""
+KNOW_WAIT: Final = 2.0
+"""Seconds that it waits to learn that end. Less than a node waits for its Welcome, which a requeue holds up."""
 
 
 class LogHub:

@@ -50,6 +50,8 @@ class _Cursor:
     offset: int
     durable: int = 0
     ranges: list[Segment] | None = None
+    asked: int = 0
+    """The offset that the reader asked for; beyond it, what this tail itself has sent."""
 
 
 class Tails:
@@ -85,7 +87,7 @@ class Tails:
             task = self._mirror.state.task(tenant, request.task_id)
         if task is None:
             raise task_not_found(request.task_id)
-        cursor = _Cursor(request.attempt, request.offset)
+        cursor = _Cursor(request.attempt, request.offset, asked=request.offset)
         with self._feed.signal(tenant, request.task_id) as changed:
             while True:
                 changed.clear()
@@ -120,9 +122,9 @@ class Tails:
         return found.record
 
     async def _ended(self, attempt: AttemptEnd, cursor: _Cursor) -> Stream:
-        if cursor.offset > attempt.log_end:
+        if cursor.asked > attempt.log_end:
             raise OutOfRangeError(
-                f"attempt {attempt.number} wrote {attempt.log_end} bytes; {cursor.offset} is past its end",
+                f"attempt {attempt.number} wrote {attempt.log_end} bytes; {cursor.asked} is past its end",
                 reason="OFFSET_PAST_END",
             )
         while cursor.offset < attempt.log_end:
@@ -134,7 +136,8 @@ class Tails:
             if not sent:
                 raise DataLossError(f"the log of attempt {attempt.number} is missing from byte {cursor.offset} on")
         yield TailLogsResponse(
-            chunk=LogChunk(attempt=attempt.number, offset=cursor.offset),
+            # Provisional bytes that this tail sent before the attempt was lost may lie beyond its end.
+            chunk=LogChunk(attempt=attempt.number, offset=attempt.log_end),
             durable_offset=attempt.log_end,
             attempt_ended=True,
         )
