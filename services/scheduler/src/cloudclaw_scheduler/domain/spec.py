@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cloudclaw.coordination.records import EndReason, Mode, Plan
-from cloudclaw.errors import InvalidArgumentError
+from cloudclaw.errors import InvalidArgumentError, UnimplementedError
 from cloudclaw.ids import check_name, check_opaque_id
 
 KIB: Final = 1024
@@ -155,6 +155,14 @@ def _check_resources(draft: Draft) -> None:
         raise _invalid("spec.resources.cpu_millis", f"must be at most {MAX_CPU_MILLIS}; got {draft.cpu_millis}")
     if 0 < draft.memory_bytes < MIN_MEMORY_BYTES:
         raise _invalid("spec.resources.memory_bytes", f"must be at least {MIN_MEMORY_BYTES}; got {draft.memory_bytes}")
+
+
+def check_served(draft: Draft) -> None:
+    """Raise `UnimplementedError` for what the API promises and no node does yet: better than a task that only believes
+    that it has checkpoints."""
+    for field, given in (("checkpoint_interval", draft.checkpoint_interval), ("artifacts", draft.artifacts)):
+        if given:
+            raise UnimplementedError(f"spec.{field} is not served yet; leave it out", reason="NOT_SERVED_YET")
 
 
 def _check_artifacts(globs: tuple[str, ...]) -> None:

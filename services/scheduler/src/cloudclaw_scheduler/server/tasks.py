@@ -66,7 +66,9 @@ class TaskCalls:
         self._metrics = services.metrics
 
     async def SubmitTask(self, request: pb.SubmitTaskRequest, context: Context) -> pb.SubmitTaskResponse:
-        plan = rules.plan(draft_of(request.spec))
+        draft = draft_of(request.spec)
+        plan = rules.plan(draft)
+        rules.check_served(draft)
         data = request.spec.SerializeToString(deterministic=True)
         done = await self._submitter.submit(caller().tenant, plan, data, request.request_id)
         return pb.SubmitTaskResponse(task=self._message(done.task, request.spec), created=done.created)
