@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 
 import pytest
 
 from cloudclaw.errors import InvalidArgumentError
 from cloudclaw_pool_manager.domain.attempt import KillReason, Launch
 from cloudclaw_pool_manager.ports.backend import Slot, SlotFailedError, SlotPhase
+from cloudclaw_supervisor.processes import descendants
 from tests.support import slots
 from tests.support.slots import Node
 
@@ -170,3 +173,14 @@ async def test_what_cannot_be_started_is_refused_before_anything_happens(
 async def test_an_attempts_uid_cannot_name_a_path(node: Node, slot: Slot) -> None:
     with pytest.raises(InvalidArgumentError):
         await slot.start(slots.attempt(uid="../x"), Launch(("true",)), slots.LIMITS, node.tree(), slots.soon())
+
+
+async def test_a_sandbox_killed_from_outside_is_no_end_of_the_program(node: Node, slot: Slot) -> None:
+    identity, _ = await slots.start(node, slot, "sh", "-c", "echo up; exec sleep 60")
+    await slots.printed(slot, identity.uid, b"up")
+    first = descendants(descendants(slot.pid)[0])[0]
+    os.kill(first, signal.SIGKILL)
+    ended = await slots.exited(slot)
+    assert (ended.killed, ended.failed) == (KillReason.NONE, "the sandbox broke: it ended with code 137")
+    await slot.release(identity.uid)
+    assert (await slots.run(node, slot, "false")).exit.failed == ""

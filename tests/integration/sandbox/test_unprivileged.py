@@ -37,8 +37,10 @@ structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 ENV = {"PATH": "/usr/bin:/bin"}
 
 async def main():
+    (directory / "extra").mkdir()
     pool = BubblewrapPool(
-        BackendConfig(node_dir=directory / "node", slots=2, incarnation=1, python="/usr/bin/python3"), SystemClock())
+        BackendConfig(node_dir=directory / "node", slots=2, incarnation=1, python="/usr/bin/python3",
+                      read_only=(str(directory / "extra"),)), SystemClock())
     await pool.probe()
     slot = await pool.provision(0)
     out = {"uid": slot.uid, "shared": slot.uid_shared, "enforcement": slot.enforcement.memory, "runs": []}
@@ -57,12 +59,15 @@ async def main():
                 await slot.stop(uid, KillReason.CANCELED, 0)
             if status.exit: break
         frames = await slot.read_log(uid, 0, 1 << 20)
-        out["runs"].append([status.exit.code, str(status.exit.killed), b"".join(f.data for f in frames).decode()])
+        out["runs"].append([status.exit.code, str(status.exit.killed), b"".join(f.data for f in frames).decode(),
+                            status.exit.failed])
         await slot.release(uid)
     await run(1, "id -u; pwd -P; echo made > file; ls -A / | tr '\\\\n' ' '")
     await run(2, "cat file; for p in / /etc /run /usr; do touch $p/x 2>/dev/null && echo wrote $p; done; "
                  "cat /proc/1/environ 2>/dev/null && echo open; cat /etc/shadow 2>/dev/null; echo end")
     await run(3, "while :; do (sleep 9 &) ; echo up; sleep 1; done", stop=True)
+    (directory / "extra").rmdir()
+    await run(4, "echo never")
     await pool.destroy(slot)
     await pool.close()
     print(json.dumps(out))
@@ -92,8 +97,11 @@ async def test_a_manager_without_root_isolates_too(directory: Path) -> None:
     assert process.returncode == 0
     found = json.loads(stdout)
     assert (found["uid"], found["shared"], found["enforcement"]) == (UID, True, "watched")
-    first, second, third = found["runs"]
+    first, second, third, fourth = found["runs"]
     assert first[:2] == [0, ""]
     assert first[2].startswith("1000\n/workspace\n")
-    assert second == [0, "", "made\nend\n"], "nothing but its own places is writable, and nothing is open"
+    assert second == [0, "", "made\nend\n", ""], "nothing but its own places is writable, and nothing is open"
     assert third[:2] == [137, "canceled"]
+    assert third[3] == ""
+    assert fourth[1:3] == ["", ""]
+    assert "could not be built: bwrap: Can't find source path" in fourth[3], "bubblewrap's words, not an exit code"

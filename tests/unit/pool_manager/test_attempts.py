@@ -9,7 +9,7 @@ import pytest
 from cloudclaw.errors import DataLossError, QuotaExceededError, UnavailableError
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1 import task_pb2
-from cloudclaw_pool_manager.domain.attempt import KillReason
+from cloudclaw_pool_manager.domain.attempt import Exit, KillReason
 from cloudclaw_pool_manager.ports.backend import SlotPhase
 from tests.unit.pool_manager.rig import TENANT, Rig, settle
 
@@ -393,6 +393,20 @@ async def test_a_slot_that_breaks_while_its_report_waits_keeps_the_report(rig: R
     await rig.gone(task)
     assert other.uid in rig.host.running()
     assert rig.report_of(task).state == SUCCEEDED
+
+
+async def test_a_sandbox_that_could_not_be_built_is_the_slots_failure_and_not_the_tasks(rig: Rig) -> None:
+    task, sandbox = await rig.running(workspace=EXCLUSIVE)
+    pid = sandbox.pid
+    sandbox.exit = Exit(1, 0, KillReason.NONE, False, 0, 0.0, 0.0, failed="bwrap: No space left on device")
+    sandbox.phase = SlotPhase.EXITED
+    sandbox.tell()
+    await rig.gone(task)
+    outcome = rig.report_of(task)
+    assert (outcome.state, outcome.reason, outcome.retryable) == (FAILED, task_pb2.END_REASON_SLOT_FAILED, True)
+    assert "bwrap: No space left on device" in outcome.message
+    assert rig.workspaces.snapshots == []
+    assert pid not in [s.pid for s in rig.host.alive.values()]
 
 
 def _end(rig: Rig, task: pb.Assignment, how: str) -> None:

@@ -155,7 +155,7 @@ class Attempt:
             number = code - 128 if code > 128 else 0
         limit = self.watch.kernel_limit() or ("disk_limit" if number == _SIGXFSZ else "")
         killed = limit if limit and self._killed in _UNSPECIFIC else self._killed
-        return {
+        record = {
             "code": code,
             "signal": number,
             "killed": killed,
@@ -164,6 +164,13 @@ class Attempt:
             "started": self._started,
             "ended": time.time(),
         }
+        # Without a status line this is not the task's doing: bubblewrap could not build the sandbox, or the first
+        # process, which the task cannot touch, was killed from outside. (A dash that cannot fork says nothing
+        # either, but ends by itself: the task's own limit of processes may be too low.)
+        if said.code is None and not killed and (not said.ready or number):
+            words = "; ".join(said.messages) or f"it ended with code {code}"
+            record["failed"] = f"the sandbox {'broke' if said.ready else 'could not be built'}: {words}"
+        return record
 
     def _fence(self) -> None:
         self._deadline_timer = None

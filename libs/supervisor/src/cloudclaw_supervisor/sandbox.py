@@ -152,7 +152,10 @@ class Sandbox:
 
 def _exec(bwrap: str, inherited: list[int], groups: Groups, open_files: int) -> None:
     """In the forked child: become bubblewrap. Never returns."""
+    said = 2
     try:
+        # What goes wrong before bubblewrap runs is told where its own messages go.
+        said = fcntl.fcntl(inherited[2], fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD)
         groups.enter()
         if linux.AVAILABLE:
             linux.new_session_keyring()
@@ -171,6 +174,6 @@ def _exec(bwrap: str, inherited: list[int], groups: Groups, open_files: int) -> 
             signal.signal(number, signal.SIG_DFL)
         os.execve(bwrap, ["bwrap", "--args", str(command.ARGS_FD), "--", command.INIT], {})  # noqa: S606 - that is the point
     except BaseException as error:  # noqa: BLE001 - a forked child must not run its parent's code
-        os.write(2, f"the sandbox could not be started: {error}\n".encode())
+        os.write(said, f"the sandbox could not be started: {error}\n".encode())
     finally:
         os._exit(125)

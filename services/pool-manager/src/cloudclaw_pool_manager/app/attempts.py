@@ -285,6 +285,8 @@ class AttemptRunner:
             if self._slot_failure is not None:
                 raise SlotFailedError(self._slot_failure)
             if self._exit is not None:
+                if self._exit.failed:
+                    raise SlotFailedError(self._exit.failed)
                 return await self._judge(self._exit)
             if self._stop is not KillReason.NONE:
                 grace = (

@@ -93,6 +93,8 @@ class Exit:
         log_end: bytes of log in all.
         started: wall clock seconds.
         ended: wall clock seconds.
+        failed: not empty when the program never ran or lost its sandbox through no act of its own: the slot's
+            failure, in words.
     """
 
     code: int
@@ -102,6 +104,7 @@ class Exit:
     log_end: int
     started: float
     ended: float
+    failed: str = ""
 
 
 @dataclass(frozen=True, slots=True)
