@@ -189,3 +189,32 @@ async def test_usage_is_measured(node: Node, slot: Slot) -> None:
     assert usage.pids == 1
     assert usage.cpu_seconds > 0
     await slots.ended(node, slot, identity)
+
+
+HIDE = "mkdir h; exec 3>h/f; chmod 000 h; "
+
+
+@pytest.mark.parametrize(
+    "hide",
+    [HIDE, "exec 3>f; chmod 000 /workspace; ", "for i in $(seq 300); do mkdir d; cd d; done; exec 3>f; "],
+    ids=["directory", "workspace", "depth"],
+)
+async def test_hidden_files_count_too(node: Node, slot: Slot, hide: str) -> None:
+    limits = replace(LIMITS, disk_bytes=16 << 20)
+    ended = await slots.run(node, slot, "sh", "-c", hide + "head -c 32M /dev/zero >&3; sleep 60", limits=limits)
+    assert ended.exit.killed is KillReason.DISK_LIMIT
+
+
+async def test_what_neighbours_write_is_not_blamed_on_who_hides_a_directory(node: Node, slot: Slot) -> None:
+    limits = replace(LIMITS, disk_bytes=16 << 20)
+    identity, tree = await slots.start(
+        node, slot, "sh", "-c", HIDE + "head -c 1M /dev/zero >&3; echo up; sleep 60", limits=limits
+    )
+    await slots.printed(slot, identity.uid, b"up")
+    (node.directory / "neighbour").write_bytes(os.urandom(48 << 20))
+    (tree / "workspace/mark").write_bytes(os.urandom(2 << 20))
+    async with asyncio.timeout(slots.WITHIN):
+        while (await slot.usage(identity.uid)).disk_bytes < 3 << 20:
+            os.sched_yield()
+    ended = await slot.stop(identity.uid, KillReason.CANCELED, 0)
+    assert ended.killed is KillReason.CANCELED

@@ -73,7 +73,7 @@ class Attempt:
         self._deadline_timer: Timer | None = None
         self._grace_timer: Timer | None = None
         memory = limits["memory_bytes"] if config.watch_memory else 0
-        self.watch = Watch(groups, sandbox, roots, limits["disk_bytes"], memory)
+        self.watch = Watch(groups, sandbox, roots, limits["disk_bytes"], memory, config.bwrap)
         self.freezer = Freezer(loop, groups, sandbox)
         self.spool = spool
         self.identity = identity
@@ -142,6 +142,7 @@ class Attempt:
         self._sandbox.close()
         self._sandbox.close_output()
         self.exit = self._record(status)
+        self.watch.close()
         self.freezer.reset()
         self.spool.write_exit(json.dumps(self.exit).encode())
         self._on_change()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from cloudclaw_supervisor import disk, processes
 
@@ -26,12 +27,15 @@ class Watch:
         roots: directories whose bytes count against `disk_bytes`.
         disk_bytes: limit of `roots` together, and of deleted files that are still open.
         memory_bytes: limit of resident memory where no group holds it, else 0.
+        bwrap: path of bubblewrap, for `disk.HiddenScan`.
 
     Attributes:
         disk_used: bytes found by the last complete pass.
     """
 
-    def __init__(self, groups: Groups, sandbox: Sandbox, roots: list[str], disk_bytes: int, memory_bytes: int):
+    def __init__(
+        self, groups: Groups, sandbox: Sandbox, roots: list[str], disk_bytes: int, memory_bytes: int, bwrap: str
+    ):
         self._groups = groups
         self._sandbox = sandbox
         self._roots = roots
@@ -39,8 +43,11 @@ class Watch:
         self._memory_bytes = memory_bytes
         self._oom_kills = groups.oom_kills()
         self._refused_forks = groups.refused_forks()
-        self._free_at_start = self._free_at_scan = disk.free_bytes(roots[0])
+        self._bwrap = bwrap
+        self._free_at_scan = disk.free_bytes(roots[0])
         self._scan: disk.Scan | None = None
+        self._hidden_scan: disk.HiddenScan | None = None
+        self._said_hidden = False
         self._next_scan = 0.0
         self._scan_began = 0.0
         self.disk_used = 0
@@ -75,8 +82,11 @@ class Watch:
         """One small step of the pass over the disk; `DISK` when it found too much.
 
         A pass starts only when the file system's free space moved since the last one, at most once a
-        second, and not before ten times the length of the last pass went by.
+        second, and not before ten times the length of the last pass went by. The file system's free space is
+        no evidence by itself: neighbours use it too.
         """
+        if self._hidden_scan is not None:
+            return self._look_at_hidden(now, self._hidden_scan)
         if self._scan is None:
             free = disk.free_bytes(self._roots[0])
             if now < self._next_scan or (free == self._free_at_scan and self._next_scan):
@@ -89,15 +99,30 @@ class Watch:
         if not complete:
             return DISK if scan.total > self._disk_bytes else ""
         self._scan = None
+        if scan.hidden and scan.total <= self._disk_bytes:
+            self._hidden_scan = disk.HiddenScan(self._bwrap, self._roots, scan.total)
+            return ""
+        return self._counted(now, scan.total)
+
+    def close(self) -> None:
+        """The attempt ended: end a pass that is under way."""
+        if self._hidden_scan is not None:
+            self._hidden_scan.close()
+            self._hidden_scan = None
+
+    def _look_at_hidden(self, now: float, scan: disk.HiddenScan) -> str:
+        if not scan.done():
+            return ""
+        self.close()
+        if not scan.complete and not self._said_hidden:
+            self._said_hidden = True
+            sys.stderr.write("disk: directories without permissions could not be counted\n")
+        return self._counted(now, scan.total)
+
+    def _counted(self, now: float, total: int) -> str:
         self._next_scan = now + max(_SCAN_INTERVAL, 10 * (now - self._scan_began))
-        device = _device(self._roots[0])
-        self.disk_used = scan.total + processes.deleted_bytes(self._sandbox.inside(), device)
-        lost = self._free_at_start - self._free_at_scan
-        # A directory without permissions hides what is in it. Its owner is to blame when the file
-        # system lost more than the limit meanwhile.
-        if self.disk_used > self._disk_bytes or (scan.hidden and lost > self._disk_bytes):
-            return DISK
-        return ""
+        self.disk_used = total + processes.deleted_bytes(self._sandbox.inside(), _device(self._roots[0]))
+        return DISK if self.disk_used > self._disk_bytes else ""
 
 
 def _device(path: str) -> int:

@@ -17,6 +17,10 @@ from cloudclaw_pool_manager.ports.backend import Enforcement, Mechanism
 OWN_PROCESSES = 2
 """Bubblewrap and the sandbox's first process are in the group and are not the task's."""
 
+_SCAN_PROCESSES = 2
+"""Bubblewrap and du, which count directories without permissions (`cloudclaw_supervisor.disk`): where the supervisor
+is in the counting group, they must neither fail for the task's processes nor make its forks fail."""
+
 _CPU_PERIOD_US = 100_000
 _EMPTY_WITHIN = 10.0
 
@@ -145,7 +149,8 @@ class CgroupV1:
             if swap.exists():
                 swap.write_text(str(limits.memory_bytes))
         if (group := self._at.get("pids")) is not None:
-            (group / "pids.max").write_text(str(limits.pids + self._own_processes()))
+            room = _SCAN_PROCESSES if group in self._shared() else 0
+            (group / "pids.max").write_text(str(limits.pids + self._own_processes() + room))
         if (group := self._at.get("cpu")) is not None:
             (group / "cpu.cfs_period_us").write_text(str(_CPU_PERIOD_US))
             (group / "cpu.cfs_quota_us").write_text(str(limits.cpu_millis * _CPU_PERIOD_US // 1000))
