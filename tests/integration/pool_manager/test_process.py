@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from cloudclaw.coordination import keys
+from cloudclaw.coordination.port import Put
 from cloudclaw.v1 import pool_manager_pb2, task_pb2
+from cloudclaw_pool_manager.backends import mounts
 from tests.integration.pool_manager.cluster import Cluster
 from tests.support.processes import alive, eventually, kill
 
@@ -201,3 +204,16 @@ async def test_etcd_killed_and_started_again_costs_no_attempt(cluster: Cluster) 
     ended = await cluster.wait(task)
     assert (ended.state, len(ended.attempts)) == (SUCCEEDED, 1)
     assert await cluster.log(task) == lines(100)
+
+
+async def test_a_node_that_is_refused_after_it_looked_for_slots_leaves_no_mount(cluster: Cluster) -> None:
+    node = cluster.node()
+    await cluster.kv.txn([], [Put(keys.node("node-1"), b"another manager's")])
+    slots = cluster.folder / "node-1/pools/default/slots"
+    cluster.etcd.kill()
+    node.launch()
+    await eventually("it looked for slots", lambda: bool(mounts.mounted(slots)))
+    cluster.etcd.start()
+    assert await asyncio.to_thread(node.process.wait, 60) != 0
+    assert "NODE_ID_TAKEN" in node.log()
+    assert mounts.mounted(slots) == {}

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import shutil
 import signal
+import threading
 from pathlib import Path
 
 import pytest
 
 from cloudclaw.errors import PreconditionError
-from cloudclaw_pool_manager.backends import probe
+from cloudclaw_pool_manager.backends import bubblewrap, mounts, probe
 from cloudclaw_pool_manager.backends.limits import node_group
 from cloudclaw_pool_manager.domain.attempt import KillReason
 from cloudclaw_pool_manager.ports.backend import FencedIncarnationError, SlotFailedError, SlotPhase
 from cloudclaw_supervisor.processes import descendants
 from tests.support import slots
+from tests.support.require import require_root
 from tests.support.slots import Node
 
 pytestmark = pytest.mark.sandbox
@@ -213,3 +217,44 @@ async def test_probe_refuses_when_no_sandbox_can_be_made(
     monkeypatch.setattr(probe, "find_tools", lambda: probe.Tools(bwrap=Path("/bin/false"), shell=Path("/bin/dash")))
     with pytest.raises(PreconditionError, match="cannot make a sandbox here"):
         await node.pool().probe()
+
+
+@pytest.mark.parametrize("when", ["cancelled", "no groups", "no slot"])
+async def test_a_start_that_comes_to_nothing_leaves_no_mount(
+    node: Node, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    require_root()
+    pool = node.pool()
+    at_work, go_on = threading.Event(), threading.Event()
+    if when == "cancelled":
+        real = mounts.share
+
+        def share(path: Path) -> None:
+            at_work.set()
+            assert go_on.wait(slots.WITHIN)
+            real(path)
+
+        monkeypatch.setattr(mounts, "share", share)
+        adopting = asyncio.ensure_future(pool.adopt())
+        assert await asyncio.to_thread(at_work.wait, slots.WITHIN)
+        adopting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await adopting
+        closing = asyncio.ensure_future(pool.close())
+        go_on.set()
+        await closing
+    elif when == "no groups":
+
+        def broken(config: object) -> None:
+            raise OSError("read-only")
+
+        monkeypatch.setattr(bubblewrap, "find_groups", broken)
+        with pytest.raises(OSError, match="read-only"):
+            await pool.adopt()
+        await pool.close()
+    else:
+        assert await pool.adopt() == []
+        assert mounts.mounted(node.config.node_dir / "slots")
+        await pool.close()
+    assert (node.config.node_dir / "slots").is_dir()
+    assert mounts.mounted(node.config.node_dir / "slots") == {}

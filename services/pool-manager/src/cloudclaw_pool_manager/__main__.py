@@ -165,6 +165,8 @@ class Process:
             raise PreconditionError(f"options of pool {pool.name!r}: {error}", reason="BAD_OPTIONS") from error
         backend.node_dir.mkdir(parents=True, exist_ok=True)
         adapter = load_backend(pool.backend)(backend, self._clock)
+        # However this process ends, also before it serves: what the adapter mounted for slots goes when none is left.
+        self._stack.push(f"slots of {pool.name}", adapter.close)
         await adapter.probe()
         slots = SlotPool(
             pool.name, adapter, self._clock, slots=pool.slots, hard_cap=pool.hard_cap, metrics=self._metrics

@@ -41,6 +41,8 @@ class BubblewrapPool:
         self._tools: probe.Tools | None = None
         self._groups: GroupsFactory | None = None
         self._preparing = threading.Lock()
+        self._shared = False
+        self._closed = False
 
     async def probe(self) -> None:
         self._tools = await asyncio.to_thread(probe.probe, self._config)
@@ -96,20 +98,22 @@ class BubblewrapPool:
         for slot in self._slots.values():
             await slot.close()
         self._slots.clear()
-        if self._groups is not None:
-            await asyncio.to_thread(self._unshare_if_unused)
+        await asyncio.to_thread(self._unshare_if_unused)
 
     def _prepare(self) -> None:
         """Once, whichever slot comes first: the directory of slots, as a shared mount when root, and the groups."""
         with self._preparing:
             if self._groups is not None:
                 return
+            if self._closed:
+                raise SlotFailedError("the pool is closed")
             if self._tools is None:
                 self._tools = probe.find_tools()
             slots = self._config.node_dir / "slots"
             slots.mkdir(mode=0o711, parents=True, exist_ok=True)
             if os.geteuid() == 0:
                 slots.chmod(0o711)
+                self._shared = True
                 mounts.share(slots)
             self._groups = find_groups(self._config)
 
@@ -153,7 +157,12 @@ class BubblewrapPool:
             os.close(lock)
 
     def _unshare_if_unused(self) -> None:
-        """Take the shared mount away when no slot is left."""
+        """Take the shared mount away when no slot is left.
+
+        A `_prepare` whose caller was cancelled may still be at work in its thread, or start later.
+        """
         slots = self._config.node_dir / "slots"
-        if os.geteuid() == 0 and not self._numbers() and str(os.path.realpath(slots)) in mounts.mounted(slots):
-            mounts.detach(slots)
+        with self._preparing:
+            self._closed = True
+            if self._shared and not self._numbers() and str(os.path.realpath(slots)) in mounts.mounted(slots):
+                mounts.detach(slots)
