@@ -289,9 +289,8 @@ class AttemptRunner:
                     raise SlotFailedError(self._exit.failed)
                 return await self._judge(self._exit)
             if self._stop is not KillReason.NONE:
-                grace = (
-                    0.0 if self._stop is KillReason.FENCED or self.phase is Phase.FROZEN else self._around.cancel_grace
-                )
+                at_once = self._stop is KillReason.FENCED or self.phase is Phase.FROZEN
+                grace = 0.0 if at_once else self._around.cancel_grace
                 self._exited(await self._slot.stop(self.attempt.uid, self._stop, grace))
                 continue
             await self._wake.wait()
@@ -398,5 +397,4 @@ class AttemptRunner:
         return canceled(now=self._around.clock.wall(), prepared=self._prepared)
 
     def _failed(self, reason: EndReason, message: str, *, retryable: bool = False) -> Outcome:
-        now = self._around.clock.wall()
-        return failed(reason, message, now=now, prepared=self._prepared, retryable=retryable)
+        return failed(reason, message, now=self._around.clock.wall(), prepared=self._prepared, retryable=retryable)
