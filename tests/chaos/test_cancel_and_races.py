@@ -64,6 +64,23 @@ async def test_a_running_task_is_canceled_when_its_processes_are_gone(stack: Sta
     assert workspace.workspace.writer == ""
 
 
+async def test_a_task_canceled_in_its_backoff_never_runs_again(stack: Stack) -> None:
+    tenant = stack.tenant("cancel-backoff")
+    retry = task_pb2.RetryPolicy(
+        max_attempts=5, initial_backoff=seconds(30), retry_on=[task_pb2.END_REASON_NONZERO_EXIT]
+    )
+    task_id = await tenant.shell("exit 1", retry=retry)
+
+    async def waits() -> bool:
+        task = await tenant.get(task_id)
+        return task.state == QUEUED and task.wait_reason == task_pb2.WAIT_REASON_BACKOFF
+
+    await eventually("it waits for its backoff", waits)
+    task = (await tenant.scheduler.CancelTask(scheduler_pb2.CancelTaskRequest(task_id=task_id))).task
+    assert (task.state, len(task.attempts)) == (CANCELED, 1)
+    assert (await tenant.result(task_id)).state == CANCELED
+
+
 async def test_a_canceled_task_stays_canceled_when_it_is_canceled_again(stack: Stack) -> None:
     tenant = stack.tenant("cancel-twice")
     task_id = await tenant.shell("echo hi")

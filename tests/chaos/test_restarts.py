@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
+import sys
 from pathlib import Path
 
 from cloudclaw.v1 import task_pb2
@@ -130,6 +132,10 @@ async def test_work_waits_frozen_through_a_minute_without_etcd(tmp_path: Path) -
         killed = now()
         await eventually("a minute without etcd has passed", lambda: now() - killed > 60, 70)
         assert set(before) & set(task_pids(task_id)), "the task's processes are still there"
+        frozen = spool_bytes(stack)
+        waited = now()
+        await eventually("three seconds more", lambda: now() - waited > 3, 10)
+        assert spool_bytes(stack) == frozen, "and none of them has run on"
         assert cwd
         stack.respawn("etcd", argv=argv, environment=environment)
         task = await tenant.wait(task_id, timeout=90)
@@ -152,6 +158,43 @@ async def test_dev_starts_again_with_all_its_state(tmp_path: Path) -> None:
         assert (await tenant.get(task_id)).state == SUCCEEDED
         assert await tenant.log(task_id) == b"kept\n"
         assert await tenant.read_file("ws", "file") == b"kept\n"
+
+
+async def test_another_scheduler_takes_over_and_followers_relay_tails(tmp_path: Path) -> None:
+    async with Stack(tmp_path, nodes=1, slots=1) as stack:
+        tenant = stack.tenant("acme")
+        address = free_address()
+        environment = stack.environment_of("scheduler") | {
+            "CLAW_SCHEDULER_SERVER__LISTEN": address,
+            "CLAW_SCHEDULER_METRICS__LISTEN": "",
+        }
+        stack.spawn([sys.executable, "-m", "cloudclaw_scheduler"], environment, "second.log")
+        task_id = await tenant.shell(COUNT.format(n=200))
+        await tenant.wait_output(task_id, b"line-3\n")
+        first, stack.endpoints["scheduler"] = stack.endpoints["scheduler"], address
+        other = stack.tenant("acme")
+        await other.wait_output(task_id, b"line-10\n")  # a follower's tail, relayed from the leader
+        tail = asyncio.create_task(follow(other, task_id))
+        stack.kill("scheduler")
+        task = await other.wait(task_id)
+        assert (task.state, len(task.attempts)) == (SUCCEEDED, 1), task
+        assert await tail == lines(200)
+        stack.endpoints["scheduler"] = first
+        assert await tenant.log(task_id) == lines(200)
+        again = await submit_when_possible(tenant, "echo again")
+        assert (await tenant.wait(again)).state == SUCCEEDED
+
+
+def spool_bytes(stack: Stack) -> int:
+    """Bytes in all spools of the first node."""
+    return sum(f.stat().st_size for f in (stack.directory / "nodes" / "node-1").rglob("ctl/spool/*/*") if f.is_file())
+
+
+def free_address() -> str:
+    """A loopback address that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
 async def submit_when_possible(tenant: Tenant, script: str) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -158,9 +159,36 @@ async def test_grpcurl_lists_describes_and_calls(stack: Stack) -> None:
     assert "ZnJvbSBncnBjdXJs" in out, err
 
 
-async def test_every_service_exposes_metrics_and_json_logs(stack: Stack) -> None:
-    for name in ("scheduler", "workspace", "pool-manager@node-1"):
+async def test_every_service_exposes_its_metrics(stack: Stack) -> None:
+    tenant = stack.tenant("metrics")
+    await tenant.wait(await tenant.shell("echo counted"))
+    addresses = json.loads((stack.directory / "ready.json").read_text())["metrics"]
+    wanted = {
+        "scheduler": "cloudclaw_tasks_ended_total",
+        "workspace": "cloudclaw_rpc_handled_total",
+        "pool-manager@node-1": "cloudclaw_pool_manager_slots",
+    }
+    for name, metric in wanted.items():
+        text = await asyncio.to_thread(fetch, f"http://{addresses[name]}/metrics")
+        assert f"\n{metric}" in text, name
+
+
+async def test_logs_are_json_lines_that_say_whom_they_concern(stack: Stack) -> None:
+    tenant = stack.tenant("logged")
+    task_id = await tenant.shell("exit 3")
+    await tenant.wait(task_id)
+    seen: set[str] = set()
+    for name in ("scheduler", "workspace", "pool-manager@node-1", "pool-manager@node-2"):
         lines = (stack.directory / "log" / f"{name}.log").read_text().splitlines()
-        records = [json.loads(line) for line in lines if line.startswith("{")]
-        assert records, f"{name} logs JSON lines"
-        assert all("event" in r and "timestamp" in r for r in records)
+        records = [json.loads(line) for line in lines]
+        assert records, f"{name} logs JSON lines, and nothing else"
+        assert all({"event", "timestamp", "level", "service"} <= r.keys() for r in records)
+        seen |= {key for r in records for key in r}
+    assert {"tenant", "node", "request_id"} <= seen
+
+
+def fetch(url: str) -> str:
+    """The body of a page on loopback."""
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        body: bytes = answer.read()
+    return body.decode()

@@ -36,9 +36,11 @@ async def submit(
     timeout: Annotated[str, typer.Option(help="Longest run of one attempt, such as 10m.")] = "",
     queue_timeout: Annotated[str, typer.Option(help="Longest wait in the queue.")] = "",
     silence_timeout: Annotated[str, typer.Option(help="Longest time without output.")] = "",
-    checkpoint_every: Annotated[str, typer.Option(help="Checkpoint interval, such as 30s.")] = "",
+    checkpoint_every: Annotated[str, typer.Option(help="Checkpoint interval, such as 30s. Not served yet.")] = "",
     env: Annotated[list[str] | None, typer.Option(help="Environment, K=V; repeatable.")] = None,
-    artifact: Annotated[list[str] | None, typer.Option(help="Glob of files to keep; repeatable.")] = None,
+    artifact: Annotated[
+        list[str] | None, typer.Option(help="Glob of files to keep; repeatable. Not served yet.")
+    ] = None,
     label: Annotated[list[str] | None, typer.Option(help="Label, K=V; repeatable.")] = None,
     memory: Annotated[int, typer.Option(help="Memory limit, MiB; 0: the pool's.", min=0)] = 0,
     cpu: Annotated[float, typer.Option(help="Cores; 0: the pool's.", min=0)] = 0.0,

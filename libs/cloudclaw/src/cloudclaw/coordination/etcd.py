@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -25,6 +26,7 @@ from etcd3aio._protobuf import (
     WatchStub,
 )
 
+from cloudclaw.cancellation import cancelling
 from cloudclaw.clock import Clock
 from cloudclaw.coordination import etcd_watch
 from cloudclaw.coordination.etcd_channel import EtcdTls, open_channel
@@ -185,6 +187,8 @@ class EtcdKeyValue:
         try:
             response = await call.read()
         except grpc.aio.AioRpcError as error:
+            if cancelling():
+                raise asyncio.CancelledError from error
             raise translated(error, "keep_alive") from error
         finally:
             call.cancel()
@@ -243,6 +247,8 @@ async def _answer(call: Awaitable[Any], name: str, revision: int = 0) -> Any:  #
     try:
         return await call
     except grpc.aio.AioRpcError as error:
+        if cancelling():
+            raise asyncio.CancelledError from error
         raise translated(error, name, revision) from error
 
 

@@ -12,6 +12,7 @@ import grpc.aio
 import structlog
 from etcd3aio._protobuf import WatchCreateRequest, WatchRequest, WatchStub
 
+from cloudclaw.cancellation import cancelling
 from cloudclaw.clock import Clock
 from cloudclaw.coordination.port import CompactedError, Entry, KeyEvent, Op, WatchBatch
 
@@ -44,6 +45,8 @@ async def watch(
                     yield batch
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             # InvalidStateError: the stream ended before the request could be written to it.
+            if cancelling():
+                raise asyncio.CancelledError from error
             code = error.code().name if isinstance(error, grpc.aio.AioRpcError) else "CLOSED"
             _log.info("the watch broke; resuming", key=key.decode(), after=following - 1, code=code)
         finally:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import grpc
 
+from cloudclaw.cancellation import cancelling
 from cloudclaw.config import ClientTls
 from cloudclaw.rpc.errors import from_rpc_error
 from cloudclaw.rpc.server import MAX_MESSAGE, read_pem
@@ -207,9 +208,11 @@ class _Call:
         try:
             return await waiting
         except grpc.aio.AioRpcError as e:
+            if cancelling():
+                raise asyncio.CancelledError from e
             raise from_rpc_error(e) from e
         except asyncio.CancelledError:
-            if self._broken is not None:
+            if self._broken is not None and not cancelling():
                 raise self._broken from None
             raise
 

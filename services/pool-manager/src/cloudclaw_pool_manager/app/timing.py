@@ -23,10 +23,19 @@ async def wait_until(event: asyncio.Event, clock: Clock, seconds: float) -> bool
 
 
 async def cancel(*tasks: asyncio.Future[Any]) -> None:
-    """Cancel tasks and wait until they are over; their errors are dropped, as their results are."""
+    """Cancel tasks and wait until they are over; their errors are dropped, as their results are.
+
+    Asked again every second: a task that meets an error just as it is cancelled may take the error for a reason to
+    try again.
+    """
+    left = {task for task in tasks if not task.done()}
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=1.0)
     for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+        if not task.cancelled():
+            task.exception()  # looked at, so that nobody reports it as forgotten
 
 
 async def until(event: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:

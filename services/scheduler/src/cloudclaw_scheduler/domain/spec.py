@@ -160,9 +160,9 @@ def _check_resources(draft: Draft) -> None:
 def check_served(draft: Draft) -> None:
     """Raise `UnimplementedError` for what the API promises and no node does yet: better than a task that only believes
     that it has checkpoints."""
-    for field, given in (("checkpoint_interval", draft.checkpoint_interval), ("artifacts", draft.artifacts)):
+    for name, given in (("checkpoint_interval", draft.checkpoint_interval), ("artifacts", draft.artifacts)):
         if given:
-            raise UnimplementedError(f"spec.{field} is not served yet; leave it out", reason="NOT_SERVED_YET")
+            raise UnimplementedError(f"spec.{name} is not served yet; leave it out", reason="NOT_SERVED_YET")
 
 
 def _check_artifacts(globs: tuple[str, ...]) -> None:
