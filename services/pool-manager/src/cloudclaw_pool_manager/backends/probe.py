@@ -107,7 +107,7 @@ def _try_sandbox(tools: Tools, uid: int | None) -> None:
     except (OSError, subprocess.SubprocessError) as error:
         raise PreconditionError(f"bubblewrap could not be tried: {error}", subject="bwrap") from error
     if done.returncode:
-        words = done.stderr.decode(errors="replace").strip()
+        words = done.stderr.decode(errors="replace").strip() or f"it ended with {done.returncode}"
         raise PreconditionError(f"bubblewrap cannot make a sandbox here: {words}. {_advice()}", subject="bwrap")
 
 
