@@ -173,6 +173,7 @@ async def test_another_scheduler_takes_over_and_followers_relay_tails(tmp_path: 
         await tenant.wait_output(task_id, b"line-3\n")
         first, stack.endpoints["scheduler"] = stack.endpoints["scheduler"], address
         other = stack.tenant("acme")
+        await other.wait(task_id, RUNNING)  # it serves
         await other.wait_output(task_id, b"line-10\n")  # a follower's tail, relayed from the leader
         tail = asyncio.create_task(follow(other, task_id))
         stack.kill("scheduler")

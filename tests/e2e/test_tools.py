@@ -165,7 +165,7 @@ async def test_every_service_exposes_its_metrics(stack: Stack) -> None:
     addresses = json.loads((stack.directory / "ready.json").read_text())["metrics"]
     wanted = {
         "scheduler": "cloudclaw_tasks_ended_total",
-        "workspace": "cloudclaw_rpc_handled_total",
+        "workspace": "cloudclaw_workspace_cached_trees",
         "pool-manager@node-1": "cloudclaw_pool_manager_slots",
     }
     for name, metric in wanted.items():
