@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from cloudclaw.v1 import scheduler_pb2
 from tests.bench.report import Row, percentile
 from tests.support.processes import kill
 from tests.support.stack import Stack
@@ -19,17 +20,17 @@ async def measure(directory: Path) -> list[Row]:
     for number in range(STACKS):
         async with Stack(directory / str(number), nodes=NODES, slots=1, restart=False) as stack:
             tenant = stack.tenant("bench")
-            task_id = await tenant.shell(
-                "while :; do echo $CLAW_ATTEMPT; sleep 0.02; done", retry={"max_attempts": NODES + 1}
-            )
-            for attempt in range(1, NODES):
-                await tenant.wait_output(task_id, f"{attempt}\n".encode(), attempt=attempt)
-                node = (await tenant.get(task_id)).attempts[-1].node
-                pids = await stack.node_pids(node)
+            for _ in range(NODES - 1):
+                # A task of its own for each kill: one that loses node after node waits its backoff in between.
+                task_id = await tenant.shell("while :; do echo $CLAW_ATTEMPT; sleep 0.02; done")
+                await tenant.wait_output(task_id, b"1\n", attempt=1)
+                pids = await stack.node_pids((await tenant.get(task_id)).attempts[-1].node)
                 start = time.perf_counter()
                 kill(*pids)
-                await tenant.wait_output(task_id, f"{attempt + 1}\n".encode(), attempt=attempt + 1)
+                await tenant.wait_output(task_id, b"2\n", attempt=2)
                 taken.append(time.perf_counter() - start)
+                await tenant.scheduler.CancelTask(scheduler_pb2.CancelTaskRequest(task_id=task_id))
+                await tenant.wait(task_id)
     return [
         Row(
             "node killed → its task's output elsewhere, p95", percentile(taken, 0.95), "s", budget=5,
