@@ -61,6 +61,13 @@ async def test_every_way_to_fail_has_its_reason(stack: Stack, argv: tuple[str, .
     assert result.message
 
 
+async def test_files_are_made_with_the_usual_mode(stack: Stack) -> None:
+    tenant = stack.tenant("umask")
+    task_id = await tenant.shell("umask; touch f; stat -c %a f")
+    await tenant.wait(task_id)
+    assert await tenant.log(task_id) == b"0022\n644\n"
+
+
 async def test_limits_end_an_attempt_with_the_reason_that_names_them(stack: Stack) -> None:
     tenant = stack.tenant("limits")
     quick = task_pb2.RetryPolicy(max_attempts=1)

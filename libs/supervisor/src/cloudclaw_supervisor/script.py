@@ -42,7 +42,8 @@ def compose(argv: Sequence[str], env: Mapping[str, str], cwd: str, file_bytes: i
     lines = [b"ulimit -f %d" % (max(file_bytes, 512) // 512)]
     if processes:
         lines.append(b"ulimit -p %d" % processes)
-    lines += [b"(", b"cd %s || exit 126" % quote(cwd), b"unset PWD OLDPWD"]
+    # The supervisor's own files are nobody else's business; a task's are made as everywhere.
+    lines += [b"(", b"umask 022", b"cd %s || exit 126" % quote(cwd), b"unset PWD OLDPWD"]
     special = [f"{name}={value}" for name, value in env.items() if name in _SPECIAL]
     lines += [b"export %s=%s" % (name.encode(), quote(env[name])) for name in env if name not in _SPECIAL]
     words = ["/usr/bin/env", *special, *argv] if special else argv
