@@ -55,7 +55,7 @@ def test_a_submitted_task_waits_in_the_queue() -> None:
 def test_labels_that_would_fill_a_record_are_refused() -> None:
     with pytest.raises(InvalidArgumentError) as refused:
         queued(replace(PLAN, labels={f"key-{n}": "x" * 255 for n in range(32)}))
-    assert refused.value.field == "labels"
+    assert refused.value.field == "spec.labels"
 
 
 def test_a_claim_counts_the_attempt_and_names_its_holder() -> None:

@@ -39,7 +39,7 @@ RETRYABLE_BY_DEFAULT: Final = frozenset({EndReason.INTERNAL})
 def queued(*, tenant: str, task: str, plan: Plan, now: float, op_id: str, spec_object: str = "") -> TaskRecord:
     """A task as submitted. `InvalidArgumentError` when its labels are too much for a record."""
     if len(msgspec.json.encode(plan)) > MAX_PLAN_BYTES:
-        raise InvalidArgumentError("labels take more than about 1.5 KiB in all", field="labels")
+        raise InvalidArgumentError("labels take more than about 1.5 KiB in all", field="spec.labels")
     now = _ms(now)
     return TaskRecord(
         tenant=tenant,

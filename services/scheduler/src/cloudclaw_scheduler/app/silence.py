@@ -41,7 +41,7 @@ class Silence:
         self._recovery = recovery
         self._spawner = spawner
         self._clock = clock
-        self._needed = ticks(grace)
+        self._needed = ticks(grace) + 1  # the first tick may come at once, and covers no time
         self._suspects: dict[str, Suspicion] = {}
         self._entries: dict[str, Entry] = {}
         self._requeues: dict[str, asyncio.Event] = {}

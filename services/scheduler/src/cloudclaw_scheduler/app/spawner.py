@@ -24,7 +24,16 @@ class Spawner:
     def spawn(self, work: Coroutine[Any, Any, object]) -> None:
         """Run `work` to its end, or until the term's."""
         # An empty context: the work is the term's, not the call's in which it happened to be started.
-        self._group.create_task(self._run(work), context=Context())
+        runner = self._run(work)
+        try:
+            task = self._group.create_task(runner, context=Context())
+        except RuntimeError:
+            # The term is over, and with it what was to be done.
+            runner.close()
+            work.close()
+            return
+        # Cancelled before its first step, a task never reaches the work it was made for.
+        task.add_done_callback(lambda _: work.close())
 
     async def _run(self, work: Coroutine[Any, Any, object]) -> None:
         name = getattr(work, "__qualname__", "")
