@@ -9,11 +9,12 @@ import shutil
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cloudclaw.errors import PreconditionError
-from cloudclaw_pool_manager.backends import bubblewrap, mounts, probe
+from cloudclaw_pool_manager.backends import bubblewrap, mounts, probe, spawn
 from cloudclaw_pool_manager.backends.limits import node_group
 from cloudclaw_pool_manager.domain.attempt import KillReason
 from cloudclaw_pool_manager.ports.backend import FencedIncarnationError, SlotFailedError, SlotPhase
@@ -258,3 +259,25 @@ async def test_a_start_that_comes_to_nothing_leaves_no_mount(
         await pool.close()
     assert (node.config.node_dir / "slots").is_dir()
     assert mounts.mounted(node.config.node_dir / "slots") == {}
+
+
+async def test_a_slot_canceled_while_it_starts_leaves_no_supervisor(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawned, go, loop, real = asyncio.Event(), threading.Event(), asyncio.get_running_loop(), spawn.spawn
+
+    def slow(*how: Any) -> None:
+        real(*how)
+        loop.call_soon_threadsafe(spawned.set)
+        assert go.wait(30)
+
+    monkeypatch.setattr(spawn, "spawn", slow)
+    first = node.pool(incarnation=1)
+    starting = asyncio.create_task(first.provision(0))
+    await spawned.wait()
+    starting.cancel()
+    loop.call_soon(go.set)
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    await first.close()
+    assert list(await node.pool(incarnation=2).adopt()) == []

@@ -68,6 +68,20 @@ class BubblewrapPool:
     async def provision(self, number: int) -> Slot:
         if not 0 <= number < self._config.slots:
             raise SlotFailedError(f"this node has {self._config.slots} slots, and {number} is none of them")
+        starting = asyncio.ensure_future(self._start(number))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # A thread starts the supervisor, and no cancellation stops that: let it come up, and take it down.
+            try:
+                slot = await starting
+            except (SlotFailedError, FencedIncarnationError, OSError) as error:
+                _log.info("slot.not_started", slot=f"slot-{number}", error=str(error))
+            else:
+                await self.destroy(slot)
+            raise
+
+    async def _start(self, number: int) -> BubblewrapSlot:
         await asyncio.to_thread(self._prepare)
         assert self._tools is not None
         assert self._groups is not None
