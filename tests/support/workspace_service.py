@@ -24,8 +24,8 @@ from cloudclaw.rpc.server import RpcServer
 from cloudclaw.snapshots.engine import SnapshotEngine
 from cloudclaw.snapshots.port import Tree, TreeLimits
 from cloudclaw.snapshots.threads import TreeThreads
-from cloudclaw.v1 import scheduler_pb2, workspace_pb2_grpc
 from cloudclaw.v1 import workspace_pb2 as pb
+from cloudclaw.v1 import workspace_pb2_grpc
 from cloudclaw_workspace.adapters.registry import CoordinationRegistry
 from cloudclaw_workspace.app.browsing import Browser
 from cloudclaw_workspace.app.workspaces import Workspaces
@@ -49,7 +49,7 @@ class User:
 
     async def write(
         self, name: str, files: Mapping[str, bytes], *, remove: Iterable[str] = (), expected_head: str = ""
-    ) -> scheduler_pb2.SnapshotRef:
+    ) -> task_pb2.SnapshotRef:
         """Write whole files as one version."""
 
         async def messages() -> AsyncIterator[pb.WriteFilesRequest]:
@@ -65,7 +65,7 @@ class User:
 
     async def upload(
         self, name: str, archive: bytes, *, replace: bool = False, expected_head: str = "", piece: int = PIECE
-    ) -> scheduler_pb2.SnapshotRef:
+    ) -> task_pb2.SnapshotRef:
         """Upload an archive in pieces."""
 
         async def messages() -> AsyncIterator[pb.UploadArchiveRequest]:

@@ -95,7 +95,7 @@ async def test_every_end_has_the_reason_that_names_it(rig: Rig, end: dict[str, i
 
 
 async def test_success_keeps_the_files_and_the_tree_returns_as_committed(rig: Rig) -> None:
-    base = pb.SnapshotRef(snapshot_id="snap-base", manifest_digest="cd" * 32)
+    base = task_pb2.SnapshotRef(snapshot_id="snap-base", manifest_digest="cd" * 32)
     task, sandbox = await rig.running(workspace=EXCLUSIVE, base=base)
     sandbox.finish(0)
     await rig.gone(task)

@@ -23,7 +23,7 @@ SUCCEEDED, FAILED, CANCELED = (
 COMMITTED = pb.ReportVerdict.VERDICT_COMMITTED
 FENCED = pb.ReportVerdict.VERDICT_FENCED
 RETRY = pb.ReportVerdict.VERDICT_RETRY
-SNAPSHOT = pb.SnapshotRef(snapshot_id="snap-2", manifest_digest="d2", parent_id="snap-1", files=1, bytes=2)
+SNAPSHOT = task_pb2.SnapshotRef(snapshot_id="snap-2", manifest_digest="d2", parent_id="snap-1", files=1, bytes=2)
 
 
 async def workspace(plane: Plane, head: str = "snap-1") -> None:
@@ -129,7 +129,7 @@ async def test_cancel_and_finish_at_once_have_one_outcome(plane: Plane, user: Us
         before = await head(plane)
         task_id = await user.submit(workspace=selection())
         assignment = await node.next()
-        snapshot = pb.SnapshotRef(snapshot_id=f"s-{task_id}", manifest_digest="d", parent_id=before[0])
+        snapshot = task_pb2.SnapshotRef(snapshot_id=f"s-{task_id}", manifest_digest="d", parent_id=before[0])
         await asyncio.gather(user.cancel(task_id), node.finish(assignment, snapshot=snapshot))
         task = await user.get(task_id)
         moved = await head(plane) != before

@@ -211,13 +211,13 @@ class SyncWorkspaces:
         """One file's content."""
         return b"".join(self._loop.iterate(self._workspaces.read_file(workspace, path, snapshot_id=snapshot_id)))
 
-    def write_files(self, workspace: str, files: Mapping[str, bytes], **arguments: Any) -> scheduler_pb2.SnapshotRef:
+    def write_files(self, workspace: str, files: Mapping[str, bytes], **arguments: Any) -> task_pb2.SnapshotRef:
         """Write files as one new version; arguments as for `Workspaces.write_files`."""
         return self._loop.run(self._workspaces.write_files(workspace, files, **arguments))
 
     def upload_archive(
         self, workspace: str, archive: Iterable[bytes], *, replace: bool = False
-    ) -> scheduler_pb2.SnapshotRef:
+    ) -> task_pb2.SnapshotRef:
         """Write a tar stream as one new version. `archive` is read in the client's thread, piece by piece."""
 
         async def pieces() -> AsyncGenerator[bytes, None]:

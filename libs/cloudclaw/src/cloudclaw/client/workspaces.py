@@ -9,7 +9,7 @@ from typing import Final
 import grpc
 
 from cloudclaw.client.retry import Patience
-from cloudclaw.v1 import scheduler_pb2, task_pb2, workspace_pb2_grpc
+from cloudclaw.v1 import task_pb2, workspace_pb2_grpc
 from cloudclaw.v1 import workspace_pb2 as pb
 
 CALL_TIMEOUT: Final = 30.0
@@ -147,7 +147,7 @@ class Workspaces:
         remove: Iterable[str] = (),
         modes: Mapping[str, int] | None = None,
         expected_head: str = "",
-    ) -> scheduler_pb2.SnapshotRef:
+    ) -> task_pb2.SnapshotRef:
         """Write files (path → content) and remove paths, as one new version.
 
         Raises `AbortedError` when `expected_head` is given and is not the head.
@@ -166,7 +166,7 @@ class Workspaces:
 
     async def upload_archive(
         self, workspace: str, archive: AsyncIterator[bytes], *, replace: bool = False, expected_head: str = ""
-    ) -> scheduler_pb2.SnapshotRef:
+    ) -> task_pb2.SnapshotRef:
         """Write a tar stream (plain, gzip or zstd) as one new version, over the tree or in its place."""
 
         async def messages() -> AsyncGenerator[pb.UploadArchiveRequest, None]:

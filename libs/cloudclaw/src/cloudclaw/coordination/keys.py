@@ -14,6 +14,9 @@ WRITERS = ROOT + "writers/"
 WORKSPACES = ROOT + "workspaces/"
 SNAPSHOTS = ROOT + "snapshots/"
 ELECTION = ROOT + "election/"
+CONSUMERS = ROOT + "consumers/"
+DELIVERIES = ROOT + "deliveries/"
+TOMBSTONES = ROOT + "tombstones/"
 
 
 def spec(tenant: str, task: str) -> str:
@@ -55,6 +58,18 @@ def workspace(tenant: str, workspace: str) -> str:
 
 def snapshot(tenant: str, workspace: str, snapshot_id: str) -> str:
     return f"{SNAPSHOTS}{tenant}/{workspace}/{snapshot_id}"
+
+
+def consumer(tenant: str, consumer: str) -> str:
+    return f"{CONSUMERS}{tenant}/{consumer}"
+
+
+def delivery(tenant: str, consumer: str, task: str) -> str:
+    return f"{DELIVERIES}{tenant}/{consumer}/{task}"
+
+
+def tombstone(tenant: str) -> str:
+    return TOMBSTONES + tenant
 
 
 def election(service: str, lease: int) -> str:

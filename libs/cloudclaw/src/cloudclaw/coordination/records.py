@@ -77,6 +77,7 @@ class EndReason(enum.StrEnum):
     SNAPSHOT_FAILED = "SNAPSHOT_FAILED"
     WORKSPACE_GONE = "WORKSPACE_GONE"
     INTERNAL = "INTERNAL"
+    DRAINED = "DRAINED"
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -112,13 +113,18 @@ class Plan(Record, frozen=True, kw_only=True):
 
 
 class SnapshotPointer(Record, frozen=True, kw_only=True):
-    """A stored snapshot: id, and the digest (hex SHA-256) of its manifest."""
+    """A stored snapshot: id, and the digest (hex SHA-256) of its manifest.
+
+    `uid` is the attempt or user's operation that stored it, and part of its objects' names (rule 8): a fork and a
+    restore keep the first one's.
+    """
 
     id: str
     manifest: str
     parent: str = ""
     files: int = 0
     bytes: int = 0
+    uid: str = ""
 
 
 class AttemptEnd(Record, frozen=True, kw_only=True):
@@ -136,6 +142,7 @@ class AttemptEnd(Record, frozen=True, kw_only=True):
     ended: float = 0.0
     log_end: int = 0
     base: str = ""
+    resumed: bool = False
 
 
 class Transition(Record, frozen=True, kw_only=True):
@@ -157,7 +164,15 @@ class TaskRecord(Record, frozen=True, kw_only=True):
         attempt: number of the current or last attempt, 0 before the first claim.
         uid, node: of the current attempt; empty unless RUNNING.
         base: snapshot that the workspace's head must still be at finish; None for an empty head.
-        checkpoint: where the next attempt starts, once one was taken.
+        checkpoint: where the next attempt starts, once one was taken; None again after a success.
+        checkpoint_time: when it was recorded.
+        checkpoint_wanted: number of the latest request for a checkpoint, 0 for none yet.
+        checkpoint_served: number of the latest request that was answered; below `checkpoint_wanted` the leader asks
+            the node that runs the attempt (state, not a message: rule 5).
+        checkpoint_failure: why the latest request came to nothing, "" when it did not fail.
+        frozen: seconds that the processes stood still for the latest checkpoint.
+        given_back: attempts that do not count against `max_attempts` (drained: rule 9).
+        request: the client's request id, "" for none.
         attempts: all attempts that still count, oldest first; while RUNNING the last one is the current.
         due: while QUEUED in `delayed`, when it may run; 0 when it is in `queue`.
         queued: when it last entered the queue (queue timeout).
@@ -189,6 +204,13 @@ class TaskRecord(Record, frozen=True, kw_only=True):
     result: str = ""
     result_object: str = ""
     packed: str = ""
+    checkpoint_time: float = 0.0
+    checkpoint_wanted: int = 0
+    checkpoint_served: int = 0
+    checkpoint_failure: str = ""
+    frozen: float = 0.0
+    given_back: int = 0
+    request: str = ""
 
 
 class RequestRecord(Record, frozen=True, kw_only=True):
@@ -240,7 +262,7 @@ class WriterRecord(Record, frozen=True, kw_only=True):
 
 
 class WorkspaceRecord(Record, frozen=True, kw_only=True):
-    """`workspaces/{t}/{workspace}`."""
+    """`workspaces/{t}/{workspace}`. `keep_last`, `keep_daily`: retention of snapshots, 0 for the service's default."""
 
     name: str
     created: float
@@ -248,6 +270,8 @@ class WorkspaceRecord(Record, frozen=True, kw_only=True):
     op_id: str
     generation: int = 0
     head: SnapshotPointer | None = None
+    keep_last: int = 0
+    keep_daily: int = 0
 
 
 class SnapshotRecord(Record, frozen=True, kw_only=True):
@@ -257,6 +281,35 @@ class SnapshotRecord(Record, frozen=True, kw_only=True):
     created: float
     task: str = ""
     uid: str = ""
+
+
+class ConsumerRecord(Record, frozen=True, kw_only=True):
+    """`consumers/{t}/{consumer}`: which results a consumer has acknowledged.
+
+    Attributes:
+        cursor: every result that ended at or before this revision is acknowledged.
+        acked: revisions after `cursor` that are too, ascending; at most 1000, since no more are delivered before the
+            oldest is acknowledged.
+    """
+
+    created: float
+    updated: float
+    op_id: str
+    cursor: int = 0
+    acked: tuple[int, ...] = ()
+
+
+class DeliveryRecord(Record, frozen=True, kw_only=True):
+    """`deliveries/{t}/{consumer}/{task}`, on a lease whose TTL is the visibility timeout: while the key is there the
+    result is not delivered again. `revision`: of the task's end."""
+
+    revision: int
+
+
+class TombstoneRecord(Record, frozen=True, kw_only=True):
+    """`tombstones/{t}`: the tenant is being deleted; its submits are refused while the key is there."""
+
+    created: float
 
 
 class LeaderRecord(Record, frozen=True, kw_only=True):

@@ -7,7 +7,8 @@ files and archives). It stores bytes; which snapshot is a workspace's head is co
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -39,6 +40,9 @@ class FileEntry:
         mtime_ns: modification time.
         digest: hex SHA-256 of a regular file.
         target: where a symlink points, as it stands.
+        link: of a hard link, the path of this tree whose file it is another name of: the first by path among its
+            names. Size, mode, time and digest are that file's.
+        sparse: the file had holes; a restored one has them again where whole blocks are zero.
     """
 
     path: bytes
@@ -48,6 +52,8 @@ class FileEntry:
     mtime_ns: int = 0
     digest: str = ""
     target: bytes = b""
+    link: bytes = b""
+    sparse: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +78,67 @@ class TreeLimits:
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """A checked-out tree on this host; `path` holds `workspace` and `home`."""
+    """A checked-out tree on this host; `path` holds `workspace` and `home`.
+
+    Attributes:
+        base: what it was made of: the head, or an earlier attempt's checkpoint.
+        uid: the attempt's, or the user's operation's.
+        head: what its snapshots' changes are told against, and their parent; `base` unless that is a checkpoint.
+    """
 
     path: Path
     base: SnapshotPointer | None
     uid: str
+    head: SnapshotPointer | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotResult:
-    """A stored snapshot and what changed against the tree's base (workspace files only)."""
+    """A stored snapshot and what changed against the tree's head (workspace files only).
+
+    `frozen`: seconds that the tree's processes stood still, of a checkpoint.
+    """
 
     pointer: SnapshotPointer
     changes: Sequence[Change] = field(default_factory=tuple)
     stored_bytes: int = 0
+    frozen: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a checkout or a snapshot has come; totals are 0 while unknown."""
+
+    files: int
+    bytes: int
+    total_files: int = 0
+    total_bytes: int = 0
+
+
+Watcher = Callable[[Progress], None]
+"""Told about every half second, from any thread, and once at the end. Must not block or raise."""
+
+Pause = Callable[[], AbstractAsyncContextManager[Collection[int]]]
+"""Stops a tree's processes for the time of the block. Its value: inodes of files that they have mapped shared and
+writable. What is written through such a map later may not show in the file's times, so these are read again by the
+next snapshot, whatever their times say."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFile:
+    """An artifact: `path` relative to the workspace; stored as the object `{prefix}{digest}`, SHA-256 of the content."""
+
+    path: bytes
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The artifacts of a tree by path, and whether more matched than may be kept."""
+
+    files: Sequence[KeptFile]
+    truncated: bool = False
 
 
 class WorkspaceManager(Protocol):
@@ -96,24 +149,53 @@ class WorkspaceManager(Protocol):
     over-long names; the path named), `UnavailableError` (object store out of reach).
     """
 
-    async def checkout(self, tenant: str, base: SnapshotPointer | None, uid: str) -> Tree:
+    async def checkout(
+        self,
+        tenant: str,
+        base: SnapshotPointer | None,
+        uid: str,
+        *,
+        head: SnapshotPointer | None = None,
+        watcher: Watcher | None = None,
+    ) -> Tree:
         """A private, writable tree with the content of `base` (empty without), named by the attempt's `uid`.
+
+        `head`: see `Tree`; `base` when omitted.
 
         An existing tree of that uid is left by a crash and is removed first. Files belong to the configured
         files uid. A cached tree of exactly (tenant, base) is renamed away instead of restored (rule 11).
         """
         ...
 
-    async def reopen(self, tenant: str, base: SnapshotPointer | None, uid: str) -> Tree | None:
+    async def reopen(
+        self, tenant: str, base: SnapshotPointer | None, uid: str, *, head: SnapshotPointer | None = None
+    ) -> Tree | None:
         """The tree of a running attempt after a manager's restart, as it is; None when it is not there."""
         ...
 
-    async def snapshot(self, tenant: str, tree: Tree, snapshot_id: str) -> SnapshotResult:
-        """Store the tree as `snapshot_id`; its parent is the tree's base. No process may be writing to it.
+    async def snapshot(
+        self, tenant: str, tree: Tree, snapshot_id: str, *, watcher: Watcher | None = None
+    ) -> SnapshotResult:
+        """Store the tree as `snapshot_id`; its parent is the tree's head. No process may be writing to it.
 
         Complete in the object store when this returns, and visible to nobody until a guarded transaction
-        writes the pointer (rule 8). Objects are named by content or by the tree's uid.
+        writes the pointer (rule 8). Objects are named by the tree's uid. Content that the base or a checkpoint of this
+        tree holds is not stored again.
         """
+        ...
+
+    async def checkpoint(
+        self, tenant: str, tree: Tree, snapshot_id: str, pause: Pause, *, watcher: Watcher | None = None
+    ) -> SnapshotResult:
+        """As `snapshot`, of a tree whose processes run: they stand still within `pause` only, for the scan and a copy
+        of what changed. Hashing, compressing and uploading come after it. Errors leave the processes running, and the
+        next call starts afresh. What `pause` raises passes through."""
+        ...
+
+    async def collect(self, tenant: str, tree: Tree, patterns: Sequence[str], prefix: str) -> Kept:
+        """Store the regular files of the tree's workspace that match one of `patterns` (globs, as `TaskSpec.artifacts`
+        says), each as the object `{prefix}{digest}`. No process may be writing to the tree. Symlinks are not followed.
+        At most 1000 files, and of bytes what a tree may hold; more sets `truncated`."""
         ...
 
     async def release(self, tenant: str, tree: Tree, committed: SnapshotPointer | None) -> None:
@@ -144,4 +226,8 @@ class WorkspaceManager(Protocol):
 
     def cached(self) -> Sequence[tuple[str, str]]:
         """(tenant, snapshot id) of the trees that this host holds ready."""
+        ...
+
+    async def forget(self, tenant: str) -> None:
+        """Remove the trees of a tenant that lie ready here."""
         ...

@@ -94,7 +94,7 @@ class PoolManagerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DrainNode(self, request, context):
-        """Take no new work; running attempts finish. Health turns to NOT_SERVING first.
+        """Take no new work; running attempts finish, or are handed over. Health turns to NOT_SERVING first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -42,7 +42,7 @@ class PoolManagerServiceStub:
     INVALID_ARGUMENT above the node's hard cap.
     """
     DrainNode: _grpc.UnaryUnaryMultiCallable[_pool_manager_pb2.DrainNodeRequest, _pool_manager_pb2.DrainNodeResponse]
-    """Take no new work; running attempts finish. Health turns to NOT_SERVING first."""
+    """Take no new work; running attempts finish, or are handed over. Health turns to NOT_SERVING first."""
     UndrainNode: _grpc.UnaryUnaryMultiCallable[_pool_manager_pb2.UndrainNodeRequest, _pool_manager_pb2.UndrainNodeResponse]
     """Take work again."""
     RecycleSlot: _grpc.UnaryUnaryMultiCallable[_pool_manager_pb2.RecycleSlotRequest, _pool_manager_pb2.RecycleSlotResponse]
@@ -62,7 +62,7 @@ class PoolManagerServiceAsyncStub(PoolManagerServiceStub):
     INVALID_ARGUMENT above the node's hard cap.
     """
     DrainNode: _aio.UnaryUnaryMultiCallable[_pool_manager_pb2.DrainNodeRequest, _pool_manager_pb2.DrainNodeResponse]  # type: ignore[assignment]
-    """Take no new work; running attempts finish. Health turns to NOT_SERVING first."""
+    """Take no new work; running attempts finish, or are handed over. Health turns to NOT_SERVING first."""
     UndrainNode: _aio.UnaryUnaryMultiCallable[_pool_manager_pb2.UndrainNodeRequest, _pool_manager_pb2.UndrainNodeResponse]  # type: ignore[assignment]
     """Take work again."""
     RecycleSlot: _aio.UnaryUnaryMultiCallable[_pool_manager_pb2.RecycleSlotRequest, _pool_manager_pb2.RecycleSlotResponse]  # type: ignore[assignment]
@@ -103,7 +103,7 @@ class PoolManagerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _pool_manager_pb2.DrainNodeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_pool_manager_pb2.DrainNodeResponse, _abc.Awaitable[_pool_manager_pb2.DrainNodeResponse]]:
-        """Take no new work; running attempts finish. Health turns to NOT_SERVING first."""
+        """Take no new work; running attempts finish, or are handed over. Health turns to NOT_SERVING first."""
 
     @_abc_1.abstractmethod
     def UndrainNode(

@@ -56,7 +56,7 @@ class GetTaskResponse(_message.Message):
     def __init__(self, task: _Optional[_Union[_task_pb2.Task, _Mapping]] = ...) -> None: ...
 
 class ListTasksRequest(_message.Message):
-    __slots__ = ("states", "labels", "workspace", "page_size", "page_token")
+    __slots__ = ("states", "labels", "workspace", "page_size", "page_token", "create_after", "create_before")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -69,12 +69,16 @@ class ListTasksRequest(_message.Message):
     WORKSPACE_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    CREATE_AFTER_FIELD_NUMBER: _ClassVar[int]
+    CREATE_BEFORE_FIELD_NUMBER: _ClassVar[int]
     states: _containers.RepeatedScalarFieldContainer[_task_pb2.TaskState]
     labels: _containers.ScalarMap[str, str]
     workspace: str
     page_size: int
     page_token: str
-    def __init__(self, states: _Optional[_Iterable[_Union[_task_pb2.TaskState, str]]] = ..., labels: _Optional[_Mapping[str, str]] = ..., workspace: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    create_after: _timestamp_pb2.Timestamp
+    create_before: _timestamp_pb2.Timestamp
+    def __init__(self, states: _Optional[_Iterable[_Union[_task_pb2.TaskState, str]]] = ..., labels: _Optional[_Mapping[str, str]] = ..., workspace: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., create_after: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., create_before: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ListTasksResponse(_message.Message):
     __slots__ = ("tasks", "next_page_token", "revision")
@@ -85,6 +89,20 @@ class ListTasksResponse(_message.Message):
     next_page_token: str
     revision: int
     def __init__(self, tasks: _Optional[_Iterable[_Union[_task_pb2.Task, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., revision: _Optional[int] = ...) -> None: ...
+
+class CheckpointTaskRequest(_message.Message):
+    __slots__ = ("task_id",)
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    def __init__(self, task_id: _Optional[str] = ...) -> None: ...
+
+class CheckpointTaskResponse(_message.Message):
+    __slots__ = ("checkpoint", "frozen")
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    FROZEN_FIELD_NUMBER: _ClassVar[int]
+    checkpoint: _task_pb2.SnapshotRef
+    frozen: _duration_pb2.Duration
+    def __init__(self, checkpoint: _Optional[_Union[_task_pb2.SnapshotRef, _Mapping]] = ..., frozen: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class CancelTaskRequest(_message.Message):
     __slots__ = ("task_id",)
@@ -266,6 +284,76 @@ class GetResultResponse(_message.Message):
     result: _task_pb2.Result
     def __init__(self, result: _Optional[_Union[_task_pb2.Result, _Mapping]] = ...) -> None: ...
 
+class StreamResultsRequest(_message.Message):
+    __slots__ = ("consumer", "visibility_timeout", "from_oldest", "max_outstanding", "drain")
+    CONSUMER_FIELD_NUMBER: _ClassVar[int]
+    VISIBILITY_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    FROM_OLDEST_FIELD_NUMBER: _ClassVar[int]
+    MAX_OUTSTANDING_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_FIELD_NUMBER: _ClassVar[int]
+    consumer: str
+    visibility_timeout: _duration_pb2.Duration
+    from_oldest: bool
+    max_outstanding: int
+    drain: bool
+    def __init__(self, consumer: _Optional[str] = ..., visibility_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., from_oldest: bool = ..., max_outstanding: _Optional[int] = ..., drain: bool = ...) -> None: ...
+
+class StreamResultsResponse(_message.Message):
+    __slots__ = ("result", "receipt", "visible_time")
+    RESULT_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    VISIBLE_TIME_FIELD_NUMBER: _ClassVar[int]
+    result: _task_pb2.Result
+    receipt: str
+    visible_time: _timestamp_pb2.Timestamp
+    def __init__(self, result: _Optional[_Union[_task_pb2.Result, _Mapping]] = ..., receipt: _Optional[str] = ..., visible_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class AckResultsRequest(_message.Message):
+    __slots__ = ("consumer", "receipts")
+    CONSUMER_FIELD_NUMBER: _ClassVar[int]
+    RECEIPTS_FIELD_NUMBER: _ClassVar[int]
+    consumer: str
+    receipts: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, consumer: _Optional[str] = ..., receipts: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class AckResultsResponse(_message.Message):
+    __slots__ = ("expired",)
+    EXPIRED_FIELD_NUMBER: _ClassVar[int]
+    expired: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, expired: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Consumer(_message.Message):
+    __slots__ = ("name", "create_time", "update_time", "backlog")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    BACKLOG_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    create_time: _timestamp_pb2.Timestamp
+    update_time: _timestamp_pb2.Timestamp
+    backlog: int
+    def __init__(self, name: _Optional[str] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., backlog: _Optional[int] = ...) -> None: ...
+
+class ListConsumersRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListConsumersResponse(_message.Message):
+    __slots__ = ("consumers",)
+    CONSUMERS_FIELD_NUMBER: _ClassVar[int]
+    consumers: _containers.RepeatedCompositeFieldContainer[Consumer]
+    def __init__(self, consumers: _Optional[_Iterable[_Union[Consumer, _Mapping]]] = ...) -> None: ...
+
+class DeleteConsumerRequest(_message.Message):
+    __slots__ = ("consumer",)
+    CONSUMER_FIELD_NUMBER: _ClassVar[int]
+    consumer: str
+    def __init__(self, consumer: _Optional[str] = ...) -> None: ...
+
+class DeleteConsumerResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class GetClusterStatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -362,7 +450,7 @@ class ResourceUse(_message.Message):
     def __init__(self, memory_bytes: _Optional[int] = ..., memory_peak_bytes: _Optional[int] = ..., pids: _Optional[int] = ..., cpu_seconds: _Optional[float] = ..., disk_bytes: _Optional[int] = ...) -> None: ...
 
 class RunningAttempt(_message.Message):
-    __slots__ = ("tenant", "task_id", "token", "uid", "phase", "log_end", "resources")
+    __slots__ = ("tenant", "task_id", "token", "uid", "phase", "log_end", "resources", "progress")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
@@ -370,6 +458,7 @@ class RunningAttempt(_message.Message):
     PHASE_FIELD_NUMBER: _ClassVar[int]
     LOG_END_FIELD_NUMBER: _ClassVar[int]
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
+    PROGRESS_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     task_id: str
     token: int
@@ -377,7 +466,20 @@ class RunningAttempt(_message.Message):
     phase: AttemptPhase
     log_end: int
     resources: ResourceUse
-    def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., token: _Optional[int] = ..., uid: _Optional[str] = ..., phase: _Optional[_Union[AttemptPhase, str]] = ..., log_end: _Optional[int] = ..., resources: _Optional[_Union[ResourceUse, _Mapping]] = ...) -> None: ...
+    progress: TreeProgress
+    def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., token: _Optional[int] = ..., uid: _Optional[str] = ..., phase: _Optional[_Union[AttemptPhase, str]] = ..., log_end: _Optional[int] = ..., resources: _Optional[_Union[ResourceUse, _Mapping]] = ..., progress: _Optional[_Union[TreeProgress, _Mapping]] = ...) -> None: ...
+
+class TreeProgress(_message.Message):
+    __slots__ = ("files", "bytes", "total_files", "total_bytes")
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FILES_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    files: int
+    bytes: int
+    total_files: int
+    total_bytes: int
+    def __init__(self, files: _Optional[int] = ..., bytes: _Optional[int] = ..., total_files: _Optional[int] = ..., total_bytes: _Optional[int] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("node", "incarnation", "attempts", "pools", "draining", "cached")
@@ -430,7 +532,7 @@ class AttemptReport(_message.Message):
     def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., token: _Optional[int] = ..., uid: _Optional[str] = ..., outcome: _Optional[_Union[AttemptOutcome, _Mapping]] = ...) -> None: ...
 
 class AttemptOutcome(_message.Message):
-    __slots__ = ("state", "reason", "message", "exit_code", "log_end", "snapshot", "final_message", "usage", "session_id", "changed_files", "changed_files_truncated", "artifacts", "prepared", "started", "ended", "retryable")
+    __slots__ = ("state", "reason", "message", "exit_code", "log_end", "snapshot", "final_message", "usage", "session_id", "changed_files", "changed_files_truncated", "artifacts", "prepared", "started", "ended", "retryable", "artifacts_truncated")
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
@@ -447,12 +549,13 @@ class AttemptOutcome(_message.Message):
     STARTED_FIELD_NUMBER: _ClassVar[int]
     ENDED_FIELD_NUMBER: _ClassVar[int]
     RETRYABLE_FIELD_NUMBER: _ClassVar[int]
+    ARTIFACTS_TRUNCATED_FIELD_NUMBER: _ClassVar[int]
     state: _task_pb2.AttemptState
     reason: _task_pb2.EndReason
     message: str
     exit_code: int
     log_end: int
-    snapshot: SnapshotRef
+    snapshot: _task_pb2.SnapshotRef
     final_message: str
     usage: _task_pb2.Usage
     session_id: str
@@ -463,35 +566,74 @@ class AttemptOutcome(_message.Message):
     started: _timestamp_pb2.Timestamp
     ended: _timestamp_pb2.Timestamp
     retryable: bool
-    def __init__(self, state: _Optional[_Union[_task_pb2.AttemptState, str]] = ..., reason: _Optional[_Union[_task_pb2.EndReason, str]] = ..., message: _Optional[str] = ..., exit_code: _Optional[int] = ..., log_end: _Optional[int] = ..., snapshot: _Optional[_Union[SnapshotRef, _Mapping]] = ..., final_message: _Optional[str] = ..., usage: _Optional[_Union[_task_pb2.Usage, _Mapping]] = ..., session_id: _Optional[str] = ..., changed_files: _Optional[_Iterable[_Union[_task_pb2.ChangedFile, _Mapping]]] = ..., changed_files_truncated: bool = ..., artifacts: _Optional[_Iterable[_Union[_task_pb2.Artifact, _Mapping]]] = ..., prepared: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., retryable: bool = ...) -> None: ...
-
-class SnapshotRef(_message.Message):
-    __slots__ = ("snapshot_id", "manifest_digest", "parent_id", "files", "bytes")
-    SNAPSHOT_ID_FIELD_NUMBER: _ClassVar[int]
-    MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
-    PARENT_ID_FIELD_NUMBER: _ClassVar[int]
-    FILES_FIELD_NUMBER: _ClassVar[int]
-    BYTES_FIELD_NUMBER: _ClassVar[int]
-    snapshot_id: str
-    manifest_digest: str
-    parent_id: str
-    files: int
-    bytes: int
-    def __init__(self, snapshot_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., parent_id: _Optional[str] = ..., files: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
+    artifacts_truncated: bool
+    def __init__(self, state: _Optional[_Union[_task_pb2.AttemptState, str]] = ..., reason: _Optional[_Union[_task_pb2.EndReason, str]] = ..., message: _Optional[str] = ..., exit_code: _Optional[int] = ..., log_end: _Optional[int] = ..., snapshot: _Optional[_Union[_task_pb2.SnapshotRef, _Mapping]] = ..., final_message: _Optional[str] = ..., usage: _Optional[_Union[_task_pb2.Usage, _Mapping]] = ..., session_id: _Optional[str] = ..., changed_files: _Optional[_Iterable[_Union[_task_pb2.ChangedFile, _Mapping]]] = ..., changed_files_truncated: bool = ..., artifacts: _Optional[_Iterable[_Union[_task_pb2.Artifact, _Mapping]]] = ..., prepared: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., retryable: bool = ..., artifacts_truncated: bool = ...) -> None: ...
 
 class ConnectRequest(_message.Message):
-    __slots__ = ("term", "hello", "heartbeat", "report", "reject")
+    __slots__ = ("term", "hello", "heartbeat", "report", "reject", "checkpoint")
     TERM_FIELD_NUMBER: _ClassVar[int]
     HELLO_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     REPORT_FIELD_NUMBER: _ClassVar[int]
     REJECT_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     term: int
     hello: Hello
     heartbeat: Heartbeat
     report: AttemptReport
     reject: Reject
-    def __init__(self, term: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., report: _Optional[_Union[AttemptReport, _Mapping]] = ..., reject: _Optional[_Union[Reject, _Mapping]] = ...) -> None: ...
+    checkpoint: CheckpointReport
+    def __init__(self, term: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., report: _Optional[_Union[AttemptReport, _Mapping]] = ..., reject: _Optional[_Union[Reject, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointReport, _Mapping]] = ...) -> None: ...
+
+class CheckpointReport(_message.Message):
+    __slots__ = ("tenant", "task_id", "token", "uid", "snapshot", "request", "frozen", "failure")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    FROZEN_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    task_id: str
+    token: int
+    uid: str
+    snapshot: _task_pb2.SnapshotRef
+    request: int
+    frozen: _duration_pb2.Duration
+    failure: str
+    def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., token: _Optional[int] = ..., uid: _Optional[str] = ..., snapshot: _Optional[_Union[_task_pb2.SnapshotRef, _Mapping]] = ..., request: _Optional[int] = ..., frozen: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., failure: _Optional[str] = ...) -> None: ...
+
+class CheckpointVerdict(_message.Message):
+    __slots__ = ("uid", "snapshot_id", "request", "verdict")
+    UID_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_ID_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    uid: str
+    snapshot_id: str
+    request: int
+    verdict: ReportVerdict.Verdict
+    def __init__(self, uid: _Optional[str] = ..., snapshot_id: _Optional[str] = ..., request: _Optional[int] = ..., verdict: _Optional[_Union[ReportVerdict.Verdict, str]] = ...) -> None: ...
+
+class TakeCheckpoint(_message.Message):
+    __slots__ = ("tenant", "task_id", "token", "request")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    task_id: str
+    token: int
+    request: int
+    def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., token: _Optional[int] = ..., request: _Optional[int] = ...) -> None: ...
+
+class ForgetTenant(_message.Message):
+    __slots__ = ("tenant",)
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    def __init__(self, tenant: _Optional[str] = ...) -> None: ...
 
 class Reject(_message.Message):
     __slots__ = ("tenant", "task_id", "token", "message")
@@ -506,7 +648,7 @@ class Reject(_message.Message):
     def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., token: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
 
 class ConnectResponse(_message.Message):
-    __slots__ = ("term", "welcome", "heartbeat_ack", "assignment", "cancel", "kill", "drain", "verdict")
+    __slots__ = ("term", "welcome", "heartbeat_ack", "assignment", "cancel", "kill", "drain", "verdict", "checkpoint_verdict", "take_checkpoint", "forget_tenant")
     TERM_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_ACK_FIELD_NUMBER: _ClassVar[int]
@@ -515,6 +657,9 @@ class ConnectResponse(_message.Message):
     KILL_FIELD_NUMBER: _ClassVar[int]
     DRAIN_FIELD_NUMBER: _ClassVar[int]
     VERDICT_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_VERDICT_FIELD_NUMBER: _ClassVar[int]
+    TAKE_CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    FORGET_TENANT_FIELD_NUMBER: _ClassVar[int]
     term: int
     welcome: Welcome
     heartbeat_ack: HeartbeatAck
@@ -523,7 +668,10 @@ class ConnectResponse(_message.Message):
     kill: KillAttempt
     drain: SetDraining
     verdict: ReportVerdict
-    def __init__(self, term: _Optional[int] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., heartbeat_ack: _Optional[_Union[HeartbeatAck, _Mapping]] = ..., assignment: _Optional[_Union[Assignment, _Mapping]] = ..., cancel: _Optional[_Union[CancelAttempt, _Mapping]] = ..., kill: _Optional[_Union[KillAttempt, _Mapping]] = ..., drain: _Optional[_Union[SetDraining, _Mapping]] = ..., verdict: _Optional[_Union[ReportVerdict, _Mapping]] = ...) -> None: ...
+    checkpoint_verdict: CheckpointVerdict
+    take_checkpoint: TakeCheckpoint
+    forget_tenant: ForgetTenant
+    def __init__(self, term: _Optional[int] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., heartbeat_ack: _Optional[_Union[HeartbeatAck, _Mapping]] = ..., assignment: _Optional[_Union[Assignment, _Mapping]] = ..., cancel: _Optional[_Union[CancelAttempt, _Mapping]] = ..., kill: _Optional[_Union[KillAttempt, _Mapping]] = ..., drain: _Optional[_Union[SetDraining, _Mapping]] = ..., verdict: _Optional[_Union[ReportVerdict, _Mapping]] = ..., checkpoint_verdict: _Optional[_Union[CheckpointVerdict, _Mapping]] = ..., take_checkpoint: _Optional[_Union[TakeCheckpoint, _Mapping]] = ..., forget_tenant: _Optional[_Union[ForgetTenant, _Mapping]] = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("grace", "heartbeat_interval")
@@ -540,7 +688,7 @@ class HeartbeatAck(_message.Message):
     def __init__(self, sequence: _Optional[int] = ...) -> None: ...
 
 class Assignment(_message.Message):
-    __slots__ = ("tenant", "task_id", "attempt", "uid", "token", "spec", "base", "resumes", "cancel_requested")
+    __slots__ = ("tenant", "task_id", "attempt", "uid", "token", "spec", "base", "resumes", "cancel_requested", "head", "log_limit")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -550,16 +698,20 @@ class Assignment(_message.Message):
     BASE_FIELD_NUMBER: _ClassVar[int]
     RESUMES_FIELD_NUMBER: _ClassVar[int]
     CANCEL_REQUESTED_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    LOG_LIMIT_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     task_id: str
     attempt: int
     uid: str
     token: int
     spec: _task_pb2.TaskSpec
-    base: SnapshotRef
+    base: _task_pb2.SnapshotRef
     resumes: bool
     cancel_requested: bool
-    def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., uid: _Optional[str] = ..., token: _Optional[int] = ..., spec: _Optional[_Union[_task_pb2.TaskSpec, _Mapping]] = ..., base: _Optional[_Union[SnapshotRef, _Mapping]] = ..., resumes: bool = ..., cancel_requested: bool = ...) -> None: ...
+    head: _task_pb2.SnapshotRef
+    log_limit: int
+    def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., uid: _Optional[str] = ..., token: _Optional[int] = ..., spec: _Optional[_Union[_task_pb2.TaskSpec, _Mapping]] = ..., base: _Optional[_Union[_task_pb2.SnapshotRef, _Mapping]] = ..., resumes: bool = ..., cancel_requested: bool = ..., head: _Optional[_Union[_task_pb2.SnapshotRef, _Mapping]] = ..., log_limit: _Optional[int] = ...) -> None: ...
 
 class CancelAttempt(_message.Message):
     __slots__ = ("tenant", "task_id", "token")

@@ -53,6 +53,11 @@ class SchedulerServiceStub(object):
                 request_serializer=cloudclaw_dot_v1_dot_scheduler__pb2.ListTasksRequest.SerializeToString,
                 response_deserializer=cloudclaw_dot_v1_dot_scheduler__pb2.ListTasksResponse.FromString,
                 _registered_method=True)
+        self.CheckpointTask = channel.unary_unary(
+                '/cloudclaw.v1.SchedulerService/CheckpointTask',
+                request_serializer=cloudclaw_dot_v1_dot_scheduler__pb2.CheckpointTaskRequest.SerializeToString,
+                response_deserializer=cloudclaw_dot_v1_dot_scheduler__pb2.CheckpointTaskResponse.FromString,
+                _registered_method=True)
         self.CancelTask = channel.unary_unary(
                 '/cloudclaw.v1.SchedulerService/CancelTask',
                 request_serializer=cloudclaw_dot_v1_dot_scheduler__pb2.CancelTaskRequest.SerializeToString,
@@ -87,6 +92,26 @@ class SchedulerServiceStub(object):
                 '/cloudclaw.v1.SchedulerService/GetResult',
                 request_serializer=cloudclaw_dot_v1_dot_scheduler__pb2.GetResultRequest.SerializeToString,
                 response_deserializer=cloudclaw_dot_v1_dot_scheduler__pb2.GetResultResponse.FromString,
+                _registered_method=True)
+        self.StreamResults = channel.unary_stream(
+                '/cloudclaw.v1.SchedulerService/StreamResults',
+                request_serializer=cloudclaw_dot_v1_dot_scheduler__pb2.StreamResultsRequest.SerializeToString,
+                response_deserializer=cloudclaw_dot_v1_dot_scheduler__pb2.StreamResultsResponse.FromString,
+                _registered_method=True)
+        self.AckResults = channel.unary_unary(
+                '/cloudclaw.v1.SchedulerService/AckResults',
+                request_serializer=cloudclaw_dot_v1_dot_scheduler__pb2.AckResultsRequest.SerializeToString,
+                response_deserializer=cloudclaw_dot_v1_dot_scheduler__pb2.AckResultsResponse.FromString,
+                _registered_method=True)
+        self.ListConsumers = channel.unary_unary(
+                '/cloudclaw.v1.SchedulerService/ListConsumers',
+                request_serializer=cloudclaw_dot_v1_dot_scheduler__pb2.ListConsumersRequest.SerializeToString,
+                response_deserializer=cloudclaw_dot_v1_dot_scheduler__pb2.ListConsumersResponse.FromString,
+                _registered_method=True)
+        self.DeleteConsumer = channel.unary_unary(
+                '/cloudclaw.v1.SchedulerService/DeleteConsumer',
+                request_serializer=cloudclaw_dot_v1_dot_scheduler__pb2.DeleteConsumerRequest.SerializeToString,
+                response_deserializer=cloudclaw_dot_v1_dot_scheduler__pb2.DeleteConsumerResponse.FromString,
                 _registered_method=True)
         self.GetClusterStatus = channel.unary_unary(
                 '/cloudclaw.v1.SchedulerService/GetClusterStatus',
@@ -129,7 +154,15 @@ class SchedulerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListTasks(self, request, context):
-        """Tasks of the tenant, newest first.
+        """Tasks of the tenant, newest first; after those that are kept at hand come the archived ones, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckpointTask(self, request, context):
+        """Take a checkpoint of a running task now, and answer when it is recorded. FAILED_PRECONDITION (reason
+        TASK_NOT_RUNNING, or CHECKPOINT_REFUSED with the path that cannot be kept), ABORTED when the attempt ended first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -187,6 +220,36 @@ class SchedulerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamResults(self, request, context):
+        """The tenant's results as tasks end, for one named consumer: each at least once, oldest first. A result that is not
+        acknowledged within the visibility timeout is delivered again, to this stream or another of the same consumer; so a
+        consumer that dies loses none. The first call makes the consumer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AckResults(self, request, context):
+        """Acknowledge deliveries; a receipt whose time is over acknowledges nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListConsumers(self, request, context):
+        """The tenant's consumers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteConsumer(self, request, context):
+        """Forget a consumer and where it stands. NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetClusterStatus(self, request, context):
         """Leader, nodes, slots and queue lengths. Tenants see totals; operators see nodes.
         """
@@ -226,6 +289,11 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     request_deserializer=cloudclaw_dot_v1_dot_scheduler__pb2.ListTasksRequest.FromString,
                     response_serializer=cloudclaw_dot_v1_dot_scheduler__pb2.ListTasksResponse.SerializeToString,
             ),
+            'CheckpointTask': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckpointTask,
+                    request_deserializer=cloudclaw_dot_v1_dot_scheduler__pb2.CheckpointTaskRequest.FromString,
+                    response_serializer=cloudclaw_dot_v1_dot_scheduler__pb2.CheckpointTaskResponse.SerializeToString,
+            ),
             'CancelTask': grpc.unary_unary_rpc_method_handler(
                     servicer.CancelTask,
                     request_deserializer=cloudclaw_dot_v1_dot_scheduler__pb2.CancelTaskRequest.FromString,
@@ -260,6 +328,26 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.GetResult,
                     request_deserializer=cloudclaw_dot_v1_dot_scheduler__pb2.GetResultRequest.FromString,
                     response_serializer=cloudclaw_dot_v1_dot_scheduler__pb2.GetResultResponse.SerializeToString,
+            ),
+            'StreamResults': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamResults,
+                    request_deserializer=cloudclaw_dot_v1_dot_scheduler__pb2.StreamResultsRequest.FromString,
+                    response_serializer=cloudclaw_dot_v1_dot_scheduler__pb2.StreamResultsResponse.SerializeToString,
+            ),
+            'AckResults': grpc.unary_unary_rpc_method_handler(
+                    servicer.AckResults,
+                    request_deserializer=cloudclaw_dot_v1_dot_scheduler__pb2.AckResultsRequest.FromString,
+                    response_serializer=cloudclaw_dot_v1_dot_scheduler__pb2.AckResultsResponse.SerializeToString,
+            ),
+            'ListConsumers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListConsumers,
+                    request_deserializer=cloudclaw_dot_v1_dot_scheduler__pb2.ListConsumersRequest.FromString,
+                    response_serializer=cloudclaw_dot_v1_dot_scheduler__pb2.ListConsumersResponse.SerializeToString,
+            ),
+            'DeleteConsumer': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteConsumer,
+                    request_deserializer=cloudclaw_dot_v1_dot_scheduler__pb2.DeleteConsumerRequest.FromString,
+                    response_serializer=cloudclaw_dot_v1_dot_scheduler__pb2.DeleteConsumerResponse.SerializeToString,
             ),
             'GetClusterStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetClusterStatus,
@@ -362,6 +450,33 @@ class SchedulerService(object):
             '/cloudclaw.v1.SchedulerService/ListTasks',
             cloudclaw_dot_v1_dot_scheduler__pb2.ListTasksRequest.SerializeToString,
             cloudclaw_dot_v1_dot_scheduler__pb2.ListTasksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckpointTask(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloudclaw.v1.SchedulerService/CheckpointTask',
+            cloudclaw_dot_v1_dot_scheduler__pb2.CheckpointTaskRequest.SerializeToString,
+            cloudclaw_dot_v1_dot_scheduler__pb2.CheckpointTaskResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -551,6 +666,114 @@ class SchedulerService(object):
             '/cloudclaw.v1.SchedulerService/GetResult',
             cloudclaw_dot_v1_dot_scheduler__pb2.GetResultRequest.SerializeToString,
             cloudclaw_dot_v1_dot_scheduler__pb2.GetResultResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamResults(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/cloudclaw.v1.SchedulerService/StreamResults',
+            cloudclaw_dot_v1_dot_scheduler__pb2.StreamResultsRequest.SerializeToString,
+            cloudclaw_dot_v1_dot_scheduler__pb2.StreamResultsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AckResults(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloudclaw.v1.SchedulerService/AckResults',
+            cloudclaw_dot_v1_dot_scheduler__pb2.AckResultsRequest.SerializeToString,
+            cloudclaw_dot_v1_dot_scheduler__pb2.AckResultsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListConsumers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloudclaw.v1.SchedulerService/ListConsumers',
+            cloudclaw_dot_v1_dot_scheduler__pb2.ListConsumersRequest.SerializeToString,
+            cloudclaw_dot_v1_dot_scheduler__pb2.ListConsumersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteConsumer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloudclaw.v1.SchedulerService/DeleteConsumer',
+            cloudclaw_dot_v1_dot_scheduler__pb2.DeleteConsumerRequest.SerializeToString,
+            cloudclaw_dot_v1_dot_scheduler__pb2.DeleteConsumerResponse.FromString,
             options,
             channel_credentials,
             insecure,

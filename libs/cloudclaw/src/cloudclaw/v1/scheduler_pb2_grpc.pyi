@@ -45,7 +45,11 @@ class SchedulerServiceStub:
     GetTask: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.GetTaskRequest, _scheduler_pb2.GetTaskResponse]
     """One task with its spec, attempts and history. NOT_FOUND."""
     ListTasks: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.ListTasksRequest, _scheduler_pb2.ListTasksResponse]
-    """Tasks of the tenant, newest first."""
+    """Tasks of the tenant, newest first; after those that are kept at hand come the archived ones, newest first."""
+    CheckpointTask: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.CheckpointTaskRequest, _scheduler_pb2.CheckpointTaskResponse]
+    """Take a checkpoint of a running task now, and answer when it is recorded. FAILED_PRECONDITION (reason
+    TASK_NOT_RUNNING, or CHECKPOINT_REFUSED with the path that cannot be kept), ABORTED when the attempt ended first.
+    """
     CancelTask: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.CancelTaskRequest, _scheduler_pb2.CancelTaskResponse]
     """Ask for a task's end. A queued task is CANCELED at once; a running one when its processes are gone. A task that
     has ended is left as it is, and answered. NOT_FOUND.
@@ -66,6 +70,17 @@ class SchedulerServiceStub:
     """Why a task waits, and why each of its attempts ended."""
     GetResult: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.GetResultRequest, _scheduler_pb2.GetResultResponse]
     """How a task ended. FAILED_PRECONDITION (reason TASK_NOT_ENDED) while it has not."""
+    StreamResults: _grpc.UnaryStreamMultiCallable[_scheduler_pb2.StreamResultsRequest, _scheduler_pb2.StreamResultsResponse]
+    """The tenant's results as tasks end, for one named consumer: each at least once, oldest first. A result that is not
+    acknowledged within the visibility timeout is delivered again, to this stream or another of the same consumer; so a
+    consumer that dies loses none. The first call makes the consumer.
+    """
+    AckResults: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.AckResultsRequest, _scheduler_pb2.AckResultsResponse]
+    """Acknowledge deliveries; a receipt whose time is over acknowledges nothing."""
+    ListConsumers: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.ListConsumersRequest, _scheduler_pb2.ListConsumersResponse]
+    """The tenant's consumers."""
+    DeleteConsumer: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.DeleteConsumerRequest, _scheduler_pb2.DeleteConsumerResponse]
+    """Forget a consumer and where it stands. NOT_FOUND."""
     GetClusterStatus: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.GetClusterStatusRequest, _scheduler_pb2.GetClusterStatusResponse]
     """Leader, nodes, slots and queue lengths. Tenants see totals; operators see nodes."""
     Connect: _grpc.StreamStreamMultiCallable[_scheduler_pb2.ConnectRequest, _scheduler_pb2.ConnectResponse]
@@ -90,7 +105,11 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     GetTask: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.GetTaskRequest, _scheduler_pb2.GetTaskResponse]  # type: ignore[assignment]
     """One task with its spec, attempts and history. NOT_FOUND."""
     ListTasks: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ListTasksRequest, _scheduler_pb2.ListTasksResponse]  # type: ignore[assignment]
-    """Tasks of the tenant, newest first."""
+    """Tasks of the tenant, newest first; after those that are kept at hand come the archived ones, newest first."""
+    CheckpointTask: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.CheckpointTaskRequest, _scheduler_pb2.CheckpointTaskResponse]  # type: ignore[assignment]
+    """Take a checkpoint of a running task now, and answer when it is recorded. FAILED_PRECONDITION (reason
+    TASK_NOT_RUNNING, or CHECKPOINT_REFUSED with the path that cannot be kept), ABORTED when the attempt ended first.
+    """
     CancelTask: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.CancelTaskRequest, _scheduler_pb2.CancelTaskResponse]  # type: ignore[assignment]
     """Ask for a task's end. A queued task is CANCELED at once; a running one when its processes are gone. A task that
     has ended is left as it is, and answered. NOT_FOUND.
@@ -111,6 +130,17 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     """Why a task waits, and why each of its attempts ended."""
     GetResult: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.GetResultRequest, _scheduler_pb2.GetResultResponse]  # type: ignore[assignment]
     """How a task ended. FAILED_PRECONDITION (reason TASK_NOT_ENDED) while it has not."""
+    StreamResults: _aio.UnaryStreamMultiCallable[_scheduler_pb2.StreamResultsRequest, _scheduler_pb2.StreamResultsResponse]  # type: ignore[assignment]
+    """The tenant's results as tasks end, for one named consumer: each at least once, oldest first. A result that is not
+    acknowledged within the visibility timeout is delivered again, to this stream or another of the same consumer; so a
+    consumer that dies loses none. The first call makes the consumer.
+    """
+    AckResults: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.AckResultsRequest, _scheduler_pb2.AckResultsResponse]  # type: ignore[assignment]
+    """Acknowledge deliveries; a receipt whose time is over acknowledges nothing."""
+    ListConsumers: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ListConsumersRequest, _scheduler_pb2.ListConsumersResponse]  # type: ignore[assignment]
+    """The tenant's consumers."""
+    DeleteConsumer: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.DeleteConsumerRequest, _scheduler_pb2.DeleteConsumerResponse]  # type: ignore[assignment]
+    """Forget a consumer and where it stands. NOT_FOUND."""
     GetClusterStatus: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.GetClusterStatusRequest, _scheduler_pb2.GetClusterStatusResponse]  # type: ignore[assignment]
     """Leader, nodes, slots and queue lengths. Tenants see totals; operators see nodes."""
     Connect: _aio.StreamStreamMultiCallable[_scheduler_pb2.ConnectRequest, _scheduler_pb2.ConnectResponse]  # type: ignore[assignment]
@@ -150,7 +180,17 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _scheduler_pb2.ListTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_scheduler_pb2.ListTasksResponse, _abc.Awaitable[_scheduler_pb2.ListTasksResponse]]:
-        """Tasks of the tenant, newest first."""
+        """Tasks of the tenant, newest first; after those that are kept at hand come the archived ones, newest first."""
+
+    @_abc_1.abstractmethod
+    def CheckpointTask(
+        self,
+        request: _scheduler_pb2.CheckpointTaskRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_pb2.CheckpointTaskResponse, _abc.Awaitable[_scheduler_pb2.CheckpointTaskResponse]]:
+        """Take a checkpoint of a running task now, and answer when it is recorded. FAILED_PRECONDITION (reason
+        TASK_NOT_RUNNING, or CHECKPOINT_REFUSED with the path that cannot be kept), ABORTED when the attempt ended first.
+        """
 
     @_abc_1.abstractmethod
     def CancelTask(
@@ -213,6 +253,41 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_scheduler_pb2.GetResultResponse, _abc.Awaitable[_scheduler_pb2.GetResultResponse]]:
         """How a task ended. FAILED_PRECONDITION (reason TASK_NOT_ENDED) while it has not."""
+
+    @_abc_1.abstractmethod
+    def StreamResults(
+        self,
+        request: _scheduler_pb2.StreamResultsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_scheduler_pb2.StreamResultsResponse], _abc.AsyncIterator[_scheduler_pb2.StreamResultsResponse]]:
+        """The tenant's results as tasks end, for one named consumer: each at least once, oldest first. A result that is not
+        acknowledged within the visibility timeout is delivered again, to this stream or another of the same consumer; so a
+        consumer that dies loses none. The first call makes the consumer.
+        """
+
+    @_abc_1.abstractmethod
+    def AckResults(
+        self,
+        request: _scheduler_pb2.AckResultsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_pb2.AckResultsResponse, _abc.Awaitable[_scheduler_pb2.AckResultsResponse]]:
+        """Acknowledge deliveries; a receipt whose time is over acknowledges nothing."""
+
+    @_abc_1.abstractmethod
+    def ListConsumers(
+        self,
+        request: _scheduler_pb2.ListConsumersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_pb2.ListConsumersResponse, _abc.Awaitable[_scheduler_pb2.ListConsumersResponse]]:
+        """The tenant's consumers."""
+
+    @_abc_1.abstractmethod
+    def DeleteConsumer(
+        self,
+        request: _scheduler_pb2.DeleteConsumerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_pb2.DeleteConsumerResponse, _abc.Awaitable[_scheduler_pb2.DeleteConsumerResponse]]:
+        """Forget a consumer and where it stands. NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def GetClusterStatus(

@@ -59,6 +59,7 @@ class EndReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     END_REASON_SNAPSHOT_FAILED: _ClassVar[EndReason]
     END_REASON_WORKSPACE_GONE: _ClassVar[EndReason]
     END_REASON_INTERNAL: _ClassVar[EndReason]
+    END_REASON_DRAINED: _ClassVar[EndReason]
 
 class WorkspaceMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -110,6 +111,7 @@ END_REASON_WORKSPACE_FAILED: EndReason
 END_REASON_SNAPSHOT_FAILED: EndReason
 END_REASON_WORKSPACE_GONE: EndReason
 END_REASON_INTERNAL: EndReason
+END_REASON_DRAINED: EndReason
 WORKSPACE_MODE_UNSPECIFIED: WorkspaceMode
 WORKSPACE_MODE_EXCLUSIVE: WorkspaceMode
 WORKSPACE_MODE_FORK: WorkspaceMode
@@ -226,7 +228,7 @@ class TaskEvent(_message.Message):
     def __init__(self, time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., state: _Optional[_Union[TaskState, str]] = ..., attempt: _Optional[int] = ..., node: _Optional[str] = ..., reason: _Optional[_Union[EndReason, str]] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Attempt(_message.Message):
-    __slots__ = ("number", "uid", "state", "node", "token", "reason", "message", "exit_code", "start_time", "end_time", "log_end", "base_snapshot_id")
+    __slots__ = ("number", "uid", "state", "node", "token", "reason", "message", "exit_code", "start_time", "end_time", "log_end", "base_snapshot_id", "resumed")
     NUMBER_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -239,6 +241,7 @@ class Attempt(_message.Message):
     END_TIME_FIELD_NUMBER: _ClassVar[int]
     LOG_END_FIELD_NUMBER: _ClassVar[int]
     BASE_SNAPSHOT_ID_FIELD_NUMBER: _ClassVar[int]
+    RESUMED_FIELD_NUMBER: _ClassVar[int]
     number: int
     uid: str
     state: AttemptState
@@ -251,10 +254,11 @@ class Attempt(_message.Message):
     end_time: _timestamp_pb2.Timestamp
     log_end: int
     base_snapshot_id: str
-    def __init__(self, number: _Optional[int] = ..., uid: _Optional[str] = ..., state: _Optional[_Union[AttemptState, str]] = ..., node: _Optional[str] = ..., token: _Optional[int] = ..., reason: _Optional[_Union[EndReason, str]] = ..., message: _Optional[str] = ..., exit_code: _Optional[int] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., log_end: _Optional[int] = ..., base_snapshot_id: _Optional[str] = ...) -> None: ...
+    resumed: bool
+    def __init__(self, number: _Optional[int] = ..., uid: _Optional[str] = ..., state: _Optional[_Union[AttemptState, str]] = ..., node: _Optional[str] = ..., token: _Optional[int] = ..., reason: _Optional[_Union[EndReason, str]] = ..., message: _Optional[str] = ..., exit_code: _Optional[int] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., log_end: _Optional[int] = ..., base_snapshot_id: _Optional[str] = ..., resumed: bool = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("task_id", "tenant", "spec", "state", "wait_reason", "create_time", "update_time", "cancel_requested", "attempts", "events", "revision", "runtime", "pool", "workspace", "labels", "due_time")
+    __slots__ = ("task_id", "tenant", "spec", "state", "wait_reason", "create_time", "update_time", "cancel_requested", "attempts", "events", "revision", "runtime", "pool", "workspace", "labels", "due_time", "checkpoint", "checkpoint_time", "archived")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -278,6 +282,9 @@ class Task(_message.Message):
     WORKSPACE_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     DUE_TIME_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_TIME_FIELD_NUMBER: _ClassVar[int]
+    ARCHIVED_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     tenant: str
     spec: TaskSpec
@@ -294,7 +301,10 @@ class Task(_message.Message):
     workspace: WorkspaceSelection
     labels: _containers.ScalarMap[str, str]
     due_time: _timestamp_pb2.Timestamp
-    def __init__(self, task_id: _Optional[str] = ..., tenant: _Optional[str] = ..., spec: _Optional[_Union[TaskSpec, _Mapping]] = ..., state: _Optional[_Union[TaskState, str]] = ..., wait_reason: _Optional[_Union[WaitReason, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cancel_requested: bool = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., events: _Optional[_Iterable[_Union[TaskEvent, _Mapping]]] = ..., revision: _Optional[int] = ..., runtime: _Optional[str] = ..., pool: _Optional[str] = ..., workspace: _Optional[_Union[WorkspaceSelection, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., due_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    checkpoint: SnapshotRef
+    checkpoint_time: _timestamp_pb2.Timestamp
+    archived: bool
+    def __init__(self, task_id: _Optional[str] = ..., tenant: _Optional[str] = ..., spec: _Optional[_Union[TaskSpec, _Mapping]] = ..., state: _Optional[_Union[TaskState, str]] = ..., wait_reason: _Optional[_Union[WaitReason, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cancel_requested: bool = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., events: _Optional[_Iterable[_Union[TaskEvent, _Mapping]]] = ..., revision: _Optional[int] = ..., runtime: _Optional[str] = ..., pool: _Optional[str] = ..., workspace: _Optional[_Union[WorkspaceSelection, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., due_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., checkpoint: _Optional[_Union[SnapshotRef, _Mapping]] = ..., checkpoint_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., archived: bool = ...) -> None: ...
 
 class Usage(_message.Message):
     __slots__ = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "cost_usd", "turns")
@@ -359,7 +369,7 @@ class Timings(_message.Message):
     def __init__(self, queued: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., prepared: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., committed: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Result(_message.Message):
-    __slots__ = ("task_id", "state", "reason", "message", "exit_code", "final_message", "usage", "session_id", "changed_files", "changed_files_truncated", "artifacts", "snapshot_id", "attempts", "timings")
+    __slots__ = ("task_id", "state", "reason", "message", "exit_code", "final_message", "usage", "session_id", "changed_files", "changed_files_truncated", "artifacts", "snapshot_id", "attempts", "timings", "artifacts_truncated")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -374,6 +384,7 @@ class Result(_message.Message):
     SNAPSHOT_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    ARTIFACTS_TRUNCATED_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     state: TaskState
     reason: EndReason
@@ -388,7 +399,24 @@ class Result(_message.Message):
     snapshot_id: str
     attempts: _containers.RepeatedCompositeFieldContainer[Attempt]
     timings: Timings
-    def __init__(self, task_id: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., reason: _Optional[_Union[EndReason, str]] = ..., message: _Optional[str] = ..., exit_code: _Optional[int] = ..., final_message: _Optional[str] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., session_id: _Optional[str] = ..., changed_files: _Optional[_Iterable[_Union[ChangedFile, _Mapping]]] = ..., changed_files_truncated: bool = ..., artifacts: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., snapshot_id: _Optional[str] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
+    artifacts_truncated: bool
+    def __init__(self, task_id: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., reason: _Optional[_Union[EndReason, str]] = ..., message: _Optional[str] = ..., exit_code: _Optional[int] = ..., final_message: _Optional[str] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., session_id: _Optional[str] = ..., changed_files: _Optional[_Iterable[_Union[ChangedFile, _Mapping]]] = ..., changed_files_truncated: bool = ..., artifacts: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., snapshot_id: _Optional[str] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., artifacts_truncated: bool = ...) -> None: ...
+
+class SnapshotRef(_message.Message):
+    __slots__ = ("snapshot_id", "manifest_digest", "parent_id", "files", "bytes", "uid")
+    SNAPSHOT_ID_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    PARENT_ID_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    snapshot_id: str
+    manifest_digest: str
+    parent_id: str
+    files: int
+    bytes: int
+    uid: str
+    def __init__(self, snapshot_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., parent_id: _Optional[str] = ..., files: _Optional[int] = ..., bytes: _Optional[int] = ..., uid: _Optional[str] = ...) -> None: ...
 
 class LogChunk(_message.Message):
     __slots__ = ("attempt", "offset", "data", "stream", "time")

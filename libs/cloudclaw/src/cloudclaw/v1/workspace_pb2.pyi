@@ -1,6 +1,5 @@
 import datetime
 
-from cloudclaw.v1 import scheduler_pb2 as _scheduler_pb2
 from cloudclaw.v1 import task_pb2 as _task_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -23,8 +22,82 @@ FILE_TYPE_REGULAR: FileType
 FILE_TYPE_DIRECTORY: FileType
 FILE_TYPE_SYMLINK: FileType
 
+class Retention(_message.Message):
+    __slots__ = ("keep_last", "keep_daily")
+    KEEP_LAST_FIELD_NUMBER: _ClassVar[int]
+    KEEP_DAILY_FIELD_NUMBER: _ClassVar[int]
+    keep_last: int
+    keep_daily: int
+    def __init__(self, keep_last: _Optional[int] = ..., keep_daily: _Optional[int] = ...) -> None: ...
+
+class UpdateWorkspaceRequest(_message.Message):
+    __slots__ = ("name", "retention")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    RETENTION_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    retention: Retention
+    def __init__(self, name: _Optional[str] = ..., retention: _Optional[_Union[Retention, _Mapping]] = ...) -> None: ...
+
+class UpdateWorkspaceResponse(_message.Message):
+    __slots__ = ("workspace",)
+    WORKSPACE_FIELD_NUMBER: _ClassVar[int]
+    workspace: Workspace
+    def __init__(self, workspace: _Optional[_Union[Workspace, _Mapping]] = ...) -> None: ...
+
+class CollectGarbageRequest(_message.Message):
+    __slots__ = ("tenant", "dry_run")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    dry_run: bool
+    def __init__(self, tenant: _Optional[str] = ..., dry_run: bool = ...) -> None: ...
+
+class GarbageReport(_message.Message):
+    __slots__ = ("tenant", "snapshots_removed", "objects_kept", "bytes_kept", "objects_waiting", "bytes_waiting", "objects_removed", "bytes_removed", "names")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOTS_REMOVED_FIELD_NUMBER: _ClassVar[int]
+    OBJECTS_KEPT_FIELD_NUMBER: _ClassVar[int]
+    BYTES_KEPT_FIELD_NUMBER: _ClassVar[int]
+    OBJECTS_WAITING_FIELD_NUMBER: _ClassVar[int]
+    BYTES_WAITING_FIELD_NUMBER: _ClassVar[int]
+    OBJECTS_REMOVED_FIELD_NUMBER: _ClassVar[int]
+    BYTES_REMOVED_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    snapshots_removed: int
+    objects_kept: int
+    bytes_kept: int
+    objects_waiting: int
+    bytes_waiting: int
+    objects_removed: int
+    bytes_removed: int
+    names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, tenant: _Optional[str] = ..., snapshots_removed: _Optional[int] = ..., objects_kept: _Optional[int] = ..., bytes_kept: _Optional[int] = ..., objects_waiting: _Optional[int] = ..., bytes_waiting: _Optional[int] = ..., objects_removed: _Optional[int] = ..., bytes_removed: _Optional[int] = ..., names: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class CollectGarbageResponse(_message.Message):
+    __slots__ = ("reports",)
+    REPORTS_FIELD_NUMBER: _ClassVar[int]
+    reports: _containers.RepeatedCompositeFieldContainer[GarbageReport]
+    def __init__(self, reports: _Optional[_Iterable[_Union[GarbageReport, _Mapping]]] = ...) -> None: ...
+
+class DeleteTenantRequest(_message.Message):
+    __slots__ = ("tenant",)
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    def __init__(self, tenant: _Optional[str] = ...) -> None: ...
+
+class DeleteTenantResponse(_message.Message):
+    __slots__ = ("objects_removed", "bytes_removed", "keys_removed")
+    OBJECTS_REMOVED_FIELD_NUMBER: _ClassVar[int]
+    BYTES_REMOVED_FIELD_NUMBER: _ClassVar[int]
+    KEYS_REMOVED_FIELD_NUMBER: _ClassVar[int]
+    objects_removed: int
+    bytes_removed: int
+    keys_removed: int
+    def __init__(self, objects_removed: _Optional[int] = ..., bytes_removed: _Optional[int] = ..., keys_removed: _Optional[int] = ...) -> None: ...
+
 class Workspace(_message.Message):
-    __slots__ = ("name", "tenant", "head_snapshot_id", "generation", "create_time", "update_time", "writer")
+    __slots__ = ("name", "tenant", "head_snapshot_id", "generation", "create_time", "update_time", "writer", "retention")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TENANT_FIELD_NUMBER: _ClassVar[int]
     HEAD_SNAPSHOT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -32,6 +105,7 @@ class Workspace(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
     WRITER_FIELD_NUMBER: _ClassVar[int]
+    RETENTION_FIELD_NUMBER: _ClassVar[int]
     name: str
     tenant: str
     head_snapshot_id: str
@@ -39,7 +113,8 @@ class Workspace(_message.Message):
     create_time: _timestamp_pb2.Timestamp
     update_time: _timestamp_pb2.Timestamp
     writer: str
-    def __init__(self, name: _Optional[str] = ..., tenant: _Optional[str] = ..., head_snapshot_id: _Optional[str] = ..., generation: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., writer: _Optional[str] = ...) -> None: ...
+    retention: Retention
+    def __init__(self, name: _Optional[str] = ..., tenant: _Optional[str] = ..., head_snapshot_id: _Optional[str] = ..., generation: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., writer: _Optional[str] = ..., retention: _Optional[_Union[Retention, _Mapping]] = ...) -> None: ...
 
 class Snapshot(_message.Message):
     __slots__ = ("snapshot_id", "workspace", "parent_id", "manifest_digest", "files", "bytes", "create_time", "task_id")
@@ -62,10 +137,12 @@ class Snapshot(_message.Message):
     def __init__(self, snapshot_id: _Optional[str] = ..., workspace: _Optional[str] = ..., parent_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., files: _Optional[int] = ..., bytes: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., task_id: _Optional[str] = ...) -> None: ...
 
 class CreateWorkspaceRequest(_message.Message):
-    __slots__ = ("name",)
+    __slots__ = ("name", "retention")
     NAME_FIELD_NUMBER: _ClassVar[int]
+    RETENTION_FIELD_NUMBER: _ClassVar[int]
     name: str
-    def __init__(self, name: _Optional[str] = ...) -> None: ...
+    retention: Retention
+    def __init__(self, name: _Optional[str] = ..., retention: _Optional[_Union[Retention, _Mapping]] = ...) -> None: ...
 
 class CreateWorkspaceResponse(_message.Message):
     __slots__ = ("workspace",)
@@ -286,8 +363,8 @@ class FileHeader(_message.Message):
 class WriteFilesResponse(_message.Message):
     __slots__ = ("snapshot",)
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
-    snapshot: _scheduler_pb2.SnapshotRef
-    def __init__(self, snapshot: _Optional[_Union[_scheduler_pb2.SnapshotRef, _Mapping]] = ...) -> None: ...
+    snapshot: _task_pb2.SnapshotRef
+    def __init__(self, snapshot: _Optional[_Union[_task_pb2.SnapshotRef, _Mapping]] = ...) -> None: ...
 
 class DownloadArchiveRequest(_message.Message):
     __slots__ = ("workspace", "snapshot_id")
@@ -324,8 +401,8 @@ class ArchiveHeader(_message.Message):
 class UploadArchiveResponse(_message.Message):
     __slots__ = ("snapshot",)
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
-    snapshot: _scheduler_pb2.SnapshotRef
-    def __init__(self, snapshot: _Optional[_Union[_scheduler_pb2.SnapshotRef, _Mapping]] = ...) -> None: ...
+    snapshot: _task_pb2.SnapshotRef
+    def __init__(self, snapshot: _Optional[_Union[_task_pb2.SnapshotRef, _Mapping]] = ...) -> None: ...
 
 class DownloadArtifactRequest(_message.Message):
     __slots__ = ("task_id", "path")

@@ -113,6 +113,21 @@ class WorkspaceServiceStub(object):
                 request_serializer=cloudclaw_dot_v1_dot_workspace__pb2.DownloadArtifactRequest.SerializeToString,
                 response_deserializer=cloudclaw_dot_v1_dot_workspace__pb2.DownloadArtifactResponse.FromString,
                 _registered_method=True)
+        self.UpdateWorkspace = channel.unary_unary(
+                '/cloudclaw.v1.WorkspaceService/UpdateWorkspace',
+                request_serializer=cloudclaw_dot_v1_dot_workspace__pb2.UpdateWorkspaceRequest.SerializeToString,
+                response_deserializer=cloudclaw_dot_v1_dot_workspace__pb2.UpdateWorkspaceResponse.FromString,
+                _registered_method=True)
+        self.CollectGarbage = channel.unary_unary(
+                '/cloudclaw.v1.WorkspaceService/CollectGarbage',
+                request_serializer=cloudclaw_dot_v1_dot_workspace__pb2.CollectGarbageRequest.SerializeToString,
+                response_deserializer=cloudclaw_dot_v1_dot_workspace__pb2.CollectGarbageResponse.FromString,
+                _registered_method=True)
+        self.DeleteTenant = channel.unary_unary(
+                '/cloudclaw.v1.WorkspaceService/DeleteTenant',
+                request_serializer=cloudclaw_dot_v1_dot_workspace__pb2.DeleteTenantRequest.SerializeToString,
+                response_deserializer=cloudclaw_dot_v1_dot_workspace__pb2.DeleteTenantResponse.FromString,
+                _registered_method=True)
 
 
 class WorkspaceServiceServicer(object):
@@ -219,7 +234,29 @@ class WorkspaceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DownloadArtifact(self, request, context):
-        """One artifact of a task's result.
+        """One artifact of a task's result. NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateWorkspace(self, request, context):
+        """Change how many old snapshots are kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CollectGarbage(self, request, context):
+        """For operators: remove what nothing refers to any more, now instead of at the next round.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteTenant(self, request, context):
+        """For operators: remove a tenant with all its bytes, in etcd, in the object store and on the nodes.
+        FAILED_PRECONDITION (reason TENANT_BUSY) while a task of it has not ended. Goes on where it stopped when called again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -302,6 +339,21 @@ def add_WorkspaceServiceServicer_to_server(servicer, server):
                     servicer.DownloadArtifact,
                     request_deserializer=cloudclaw_dot_v1_dot_workspace__pb2.DownloadArtifactRequest.FromString,
                     response_serializer=cloudclaw_dot_v1_dot_workspace__pb2.DownloadArtifactResponse.SerializeToString,
+            ),
+            'UpdateWorkspace': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateWorkspace,
+                    request_deserializer=cloudclaw_dot_v1_dot_workspace__pb2.UpdateWorkspaceRequest.FromString,
+                    response_serializer=cloudclaw_dot_v1_dot_workspace__pb2.UpdateWorkspaceResponse.SerializeToString,
+            ),
+            'CollectGarbage': grpc.unary_unary_rpc_method_handler(
+                    servicer.CollectGarbage,
+                    request_deserializer=cloudclaw_dot_v1_dot_workspace__pb2.CollectGarbageRequest.FromString,
+                    response_serializer=cloudclaw_dot_v1_dot_workspace__pb2.CollectGarbageResponse.SerializeToString,
+            ),
+            'DeleteTenant': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteTenant,
+                    request_deserializer=cloudclaw_dot_v1_dot_workspace__pb2.DeleteTenantRequest.FromString,
+                    response_serializer=cloudclaw_dot_v1_dot_workspace__pb2.DeleteTenantResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -713,6 +765,87 @@ class WorkspaceService(object):
             '/cloudclaw.v1.WorkspaceService/DownloadArtifact',
             cloudclaw_dot_v1_dot_workspace__pb2.DownloadArtifactRequest.SerializeToString,
             cloudclaw_dot_v1_dot_workspace__pb2.DownloadArtifactResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateWorkspace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloudclaw.v1.WorkspaceService/UpdateWorkspace',
+            cloudclaw_dot_v1_dot_workspace__pb2.UpdateWorkspaceRequest.SerializeToString,
+            cloudclaw_dot_v1_dot_workspace__pb2.UpdateWorkspaceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CollectGarbage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloudclaw.v1.WorkspaceService/CollectGarbage',
+            cloudclaw_dot_v1_dot_workspace__pb2.CollectGarbageRequest.SerializeToString,
+            cloudclaw_dot_v1_dot_workspace__pb2.CollectGarbageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteTenant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloudclaw.v1.WorkspaceService/DeleteTenant',
+            cloudclaw_dot_v1_dot_workspace__pb2.DeleteTenantRequest.SerializeToString,
+            cloudclaw_dot_v1_dot_workspace__pb2.DeleteTenantResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -64,7 +64,15 @@ class WorkspaceServiceStub:
     UploadArchive: _grpc.StreamUnaryMultiCallable[_workspace_pb2.UploadArchiveRequest, _workspace_pb2.UploadArchiveResponse]
     """A tar stream (optionally gzip or zstd) as one new version. All of it, or nothing."""
     DownloadArtifact: _grpc.UnaryStreamMultiCallable[_workspace_pb2.DownloadArtifactRequest, _workspace_pb2.DownloadArtifactResponse]
-    """One artifact of a task's result."""
+    """One artifact of a task's result. NOT_FOUND."""
+    UpdateWorkspace: _grpc.UnaryUnaryMultiCallable[_workspace_pb2.UpdateWorkspaceRequest, _workspace_pb2.UpdateWorkspaceResponse]
+    """Change how many old snapshots are kept."""
+    CollectGarbage: _grpc.UnaryUnaryMultiCallable[_workspace_pb2.CollectGarbageRequest, _workspace_pb2.CollectGarbageResponse]
+    """For operators: remove what nothing refers to any more, now instead of at the next round."""
+    DeleteTenant: _grpc.UnaryUnaryMultiCallable[_workspace_pb2.DeleteTenantRequest, _workspace_pb2.DeleteTenantResponse]
+    """For operators: remove a tenant with all its bytes, in etcd, in the object store and on the nodes.
+    FAILED_PRECONDITION (reason TENANT_BUSY) while a task of it has not ended. Goes on where it stopped when called again.
+    """
 
 @_typing.type_check_only
 class WorkspaceServiceAsyncStub(WorkspaceServiceStub):
@@ -102,7 +110,15 @@ class WorkspaceServiceAsyncStub(WorkspaceServiceStub):
     UploadArchive: _aio.StreamUnaryMultiCallable[_workspace_pb2.UploadArchiveRequest, _workspace_pb2.UploadArchiveResponse]  # type: ignore[assignment]
     """A tar stream (optionally gzip or zstd) as one new version. All of it, or nothing."""
     DownloadArtifact: _aio.UnaryStreamMultiCallable[_workspace_pb2.DownloadArtifactRequest, _workspace_pb2.DownloadArtifactResponse]  # type: ignore[assignment]
-    """One artifact of a task's result."""
+    """One artifact of a task's result. NOT_FOUND."""
+    UpdateWorkspace: _aio.UnaryUnaryMultiCallable[_workspace_pb2.UpdateWorkspaceRequest, _workspace_pb2.UpdateWorkspaceResponse]  # type: ignore[assignment]
+    """Change how many old snapshots are kept."""
+    CollectGarbage: _aio.UnaryUnaryMultiCallable[_workspace_pb2.CollectGarbageRequest, _workspace_pb2.CollectGarbageResponse]  # type: ignore[assignment]
+    """For operators: remove what nothing refers to any more, now instead of at the next round."""
+    DeleteTenant: _aio.UnaryUnaryMultiCallable[_workspace_pb2.DeleteTenantRequest, _workspace_pb2.DeleteTenantResponse]  # type: ignore[assignment]
+    """For operators: remove a tenant with all its bytes, in etcd, in the object store and on the nodes.
+    FAILED_PRECONDITION (reason TENANT_BUSY) while a task of it has not ended. Goes on where it stopped when called again.
+    """
 
 class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
     """The tenant comes from the token alone; a workspace of another tenant is NOT_FOUND. Paths are relative to the
@@ -227,6 +243,32 @@ class WorkspaceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _workspace_pb2.DownloadArtifactRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_workspace_pb2.DownloadArtifactResponse], _abc.AsyncIterator[_workspace_pb2.DownloadArtifactResponse]]:
-        """One artifact of a task's result."""
+        """One artifact of a task's result. NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def UpdateWorkspace(
+        self,
+        request: _workspace_pb2.UpdateWorkspaceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workspace_pb2.UpdateWorkspaceResponse, _abc.Awaitable[_workspace_pb2.UpdateWorkspaceResponse]]:
+        """Change how many old snapshots are kept."""
+
+    @_abc_1.abstractmethod
+    def CollectGarbage(
+        self,
+        request: _workspace_pb2.CollectGarbageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workspace_pb2.CollectGarbageResponse, _abc.Awaitable[_workspace_pb2.CollectGarbageResponse]]:
+        """For operators: remove what nothing refers to any more, now instead of at the next round."""
+
+    @_abc_1.abstractmethod
+    def DeleteTenant(
+        self,
+        request: _workspace_pb2.DeleteTenantRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_workspace_pb2.DeleteTenantResponse, _abc.Awaitable[_workspace_pb2.DeleteTenantResponse]]:
+        """For operators: remove a tenant with all its bytes, in etcd, in the object store and on the nodes.
+        FAILED_PRECONDITION (reason TENANT_BUSY) while a task of it has not ended. Goes on where it stopped when called again.
+        """
 
 def add_WorkspaceServiceServicer_to_server(servicer: WorkspaceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

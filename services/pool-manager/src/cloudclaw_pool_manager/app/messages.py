@@ -10,9 +10,10 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from cloudclaw.coordination.records import Mode, SnapshotPointer
+from cloudclaw.coordination.records import Mode
 from cloudclaw.errors import InvalidArgumentError
 from cloudclaw.ids import check_name, check_opaque_id
+from cloudclaw.refs import pointer_of, ref_of
 from cloudclaw.v1 import scheduler_pb2, task_pb2
 from cloudclaw_pool_manager.domain.assignment import AskedLimits, Assignment
 from cloudclaw_pool_manager.domain.attempt import AttemptId, Usage
@@ -64,7 +65,7 @@ def assignment(message: scheduler_pb2.Assignment) -> Assignment:
         silence_timeout=_seconds(spec.timeouts.silence),
         workspace=spec.workspace.name,
         mode=_mode(spec.workspace.mode, named),
-        base=pointer(message.base) if message.HasField("base") and message.base.snapshot_id else None,
+        base=pointer_of(message.base) if message.HasField("base") and message.base.snapshot_id else None,
         resumes=message.resumes,
         cancel_requested=message.cancel_requested,
         raw=message.SerializeToString(),
@@ -78,13 +79,6 @@ def parse_assignment(raw: bytes) -> Assignment:
     except DecodeError as error:
         raise InvalidArgumentError(str(error), field="assignment") from error
     return assignment(message)
-
-
-def pointer(ref: scheduler_pb2.SnapshotRef) -> SnapshotPointer:
-    """A snapshot as records name it."""
-    return SnapshotPointer(
-        id=ref.snapshot_id, manifest=ref.manifest_digest, parent=ref.parent_id, files=ref.files, bytes=ref.bytes
-    )
 
 
 def running(attempt: AttemptId, phase: Phase, log_end: int, usage: Usage) -> scheduler_pb2.RunningAttempt:
@@ -125,15 +119,7 @@ def report(attempt: AttemptId, outcome: Outcome) -> scheduler_pb2.AttemptReport:
         retryable=outcome.retryable,
     )
     if outcome.snapshot is not None:
-        message.snapshot.CopyFrom(
-            scheduler_pb2.SnapshotRef(
-                snapshot_id=outcome.snapshot.id,
-                manifest_digest=outcome.snapshot.manifest,
-                parent_id=outcome.snapshot.parent,
-                files=outcome.snapshot.files,
-                bytes=outcome.snapshot.bytes,
-            )
-        )
+        message.snapshot.CopyFrom(ref_of(outcome.snapshot))
     return scheduler_pb2.AttemptReport(
         tenant=attempt.tenant, task_id=attempt.task, token=attempt.token, uid=attempt.uid, outcome=message
     )

@@ -10,11 +10,12 @@ import structlog
 from cloudclaw.clock import Clock
 from cloudclaw.coordination import life
 from cloudclaw.coordination.port import Entry
-from cloudclaw.coordination.records import SnapshotPointer, TaskRecord
+from cloudclaw.coordination.records import TaskRecord
 from cloudclaw.coordination.transactions import Transactions, Versioned
 from cloudclaw.errors import UnavailableError
 from cloudclaw.ids import new_id
-from cloudclaw.v1.scheduler_pb2 import Assignment, ConnectResponse, SnapshotRef
+from cloudclaw.refs import ref_of
+from cloudclaw.v1.scheduler_pb2 import Assignment, ConnectResponse
 from cloudclaw.v1.task_pb2 import TaskSpec
 from cloudclaw_scheduler.app.leading import Leading
 from cloudclaw_scheduler.app.links import Links
@@ -114,21 +115,10 @@ class Assigner:
                     uid=record.uid,
                     token=token,
                     spec=spec,
-                    base=snapshot_ref(start) if start else None,
+                    base=ref_of(start) if start else None,
                     resumes=record.checkpoint is not None,
                     cancel_requested=record.cancel_requested,
                 )
             )
         )
         _log.debug("assigned", tenant=record.tenant, task=record.task, attempt=record.attempt, node=record.node)
-
-
-def snapshot_ref(pointer: SnapshotPointer) -> SnapshotRef:
-    """The pointer as nodes read it."""
-    return SnapshotRef(
-        snapshot_id=pointer.id,
-        manifest_digest=pointer.manifest,
-        parent_id=pointer.parent,
-        files=pointer.files,
-        bytes=pointer.bytes,
-    )

@@ -8,10 +8,11 @@ import structlog
 
 from cloudclaw.clock import Clock
 from cloudclaw.coordination import life
-from cloudclaw.coordination.records import AttemptState, EndReason, SnapshotPointer, TaskRecord, TaskState
+from cloudclaw.coordination.records import AttemptState, EndReason, TaskRecord, TaskState
 from cloudclaw.coordination.transactions import Transactions, Versioned
 from cloudclaw.errors import AbortedError, FencedError, PreconditionError, QuotaExceededError, UnavailableError
 from cloudclaw.ids import new_id
+from cloudclaw.refs import pointer_of
 from cloudclaw.v1 import task_pb2
 from cloudclaw.v1.scheduler_pb2 import AttemptOutcome, AttemptReport, ConnectResponse, ReportVerdict
 from cloudclaw_scheduler.app.links import NodeLink
@@ -174,15 +175,7 @@ def outcome_of(message: AttemptOutcome) -> Outcome:
         message=message.message,
         exit_code=message.exit_code if message.HasField("exit_code") else None,
         log_end=message.log_end,
-        snapshot=SnapshotPointer(
-            id=snapshot.snapshot_id,
-            manifest=snapshot.manifest_digest,
-            parent=snapshot.parent_id,
-            files=snapshot.files,
-            bytes=snapshot.bytes,
-        )
-        if snapshot
-        else None,
+        snapshot=pointer_of(snapshot) if snapshot else None,
         started=message.started.ToMicroseconds() / 1_000_000 if message.HasField("started") else 0.0,
         retryable=message.retryable,
     )

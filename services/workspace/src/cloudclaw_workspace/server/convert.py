@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from cloudclaw.coordination.records import SnapshotPointer, SnapshotRecord
+from cloudclaw.coordination.records import SnapshotRecord
 from cloudclaw.errors import InvalidArgumentError
 from cloudclaw.snapshots.port import Change, FileEntry, FileType
 from cloudclaw.snapshots.safe import show
-from cloudclaw.v1 import scheduler_pb2, task_pb2
+from cloudclaw.v1 import task_pb2
 from cloudclaw.v1 import workspace_pb2 as pb
 from cloudclaw_workspace.app.browsing import Page
 from cloudclaw_workspace.app.workspaces import View
@@ -54,16 +54,6 @@ def snapshot(name: str, record: SnapshotRecord) -> pb.Snapshot:
         bytes=pointer.bytes,
         create_time=_time(record.created),
         task_id=record.task,
-    )
-
-
-def reference(pointer: SnapshotPointer) -> scheduler_pb2.SnapshotRef:
-    return scheduler_pb2.SnapshotRef(
-        snapshot_id=pointer.id,
-        manifest_digest=pointer.manifest,
-        parent_id=pointer.parent,
-        files=pointer.files,
-        bytes=pointer.bytes,
     )
 
 

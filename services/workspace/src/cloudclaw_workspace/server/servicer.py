@@ -12,6 +12,7 @@ import structlog
 
 from cloudclaw.errors import CloudClawError, InvalidArgumentError, UnimplementedError
 from cloudclaw.ids import check_name
+from cloudclaw.refs import ref_of
 from cloudclaw.rpc.auth import caller
 from cloudclaw.snapshots.port import TreeLimits
 from cloudclaw.v1 import workspace_pb2 as pb
@@ -150,7 +151,7 @@ class WorkspaceServicer(workspace_pb2_grpc.WorkspaceServiceServicer):
                 expected_head=first.header.expected_head,
                 on_cancel=edits.close,
             )
-        return pb.WriteFilesResponse(snapshot=convert.reference(pointer))
+        return pb.WriteFilesResponse(snapshot=ref_of(pointer))
 
     async def UploadArchive(
         self, request_iterator: AsyncIterator[pb.UploadArchiveRequest], context: Context
@@ -167,7 +168,7 @@ class WorkspaceServicer(workspace_pb2_grpc.WorkspaceServiceServicer):
                 expected_head=first.header.expected_head,
                 on_cancel=chunks.close,
             )
-        return pb.UploadArchiveResponse(snapshot=convert.reference(pointer))
+        return pb.UploadArchiveResponse(snapshot=ref_of(pointer))
 
     def DownloadArtifact(
         self, request: pb.DownloadArtifactRequest, context: Context
