@@ -24,8 +24,8 @@ from cloudclaw.rpc.server import RpcServer
 from cloudclaw.snapshots.engine import SnapshotEngine
 from cloudclaw.snapshots.port import Tree, TreeLimits
 from cloudclaw.snapshots.threads import TreeThreads
-from cloudclaw.v1 import workspace_pb2 as pb
 from cloudclaw.v1 import task_pb2, workspace_pb2_grpc
+from cloudclaw.v1 import workspace_pb2 as pb
 from cloudclaw_workspace.adapters.registry import CoordinationRegistry
 from cloudclaw_workspace.app.browsing import Browser
 from cloudclaw_workspace.app.workspaces import Workspaces

@@ -47,7 +47,7 @@ class _Scanned:
 class SnapshotEngine:
     """Trees beneath `trees_dir`, contents in `store`.
 
-    Objects: `tenants/{tenant}/manifests/{digest}` (see `manifest.py`), and packs (see `packs.py`) named
+    Objects: `tenants/{tenant}/manifests/{uid}/{digest}` (see `manifest.py`), and packs (see `packs.py`) named
     `tenants/{tenant}/packs/{uid}/{upload}-{n}` with a random `upload`, so that no pack is ever written twice.
     Content that the tree's base holds is not stored again (rule 8).
 
@@ -140,15 +140,16 @@ class SnapshotEngine:
             return manifest, data, digest, scan.faithful, packs.stored_bytes
 
         manifest, data, digest, faithful, stored = await self._threads.run(work)
-        await self._store.put(manifest_name(tenant, digest), data)
-        self._reader.keep(tenant, digest, manifest)
         pointer = SnapshotPointer(
             id=snapshot_id,
             manifest=digest,
             parent=tree.base.id if tree.base is not None else "",
             files=manifest.files,
             bytes=manifest.bytes,
+            uid=tree.uid,
         )
+        await self._store.put(manifest_name(tenant, pointer), data)
+        self._reader.keep(tenant, digest, manifest)
         self._scanned[tree.uid] = _Scanned(pointer, faithful)
         changes = await self._threads.run(lambda _: compare(base, manifest))
         _log.info(

@@ -1,9 +1,9 @@
 """Manifests: what a snapshot holds, in a form that any language can read.
 
-The object `tenants/{tenant}/manifests/{digest}` is one zstd frame of JSON lines, UTF-8, each ended by a line feed;
-`digest` is the hex SHA-256 of the object as stored. The first line is the header:
+The object `tenants/{tenant}/manifests/{uid}/{digest}` is one zstd frame of JSON lines, UTF-8, each ended by a line
+feed; `digest` is the hex SHA-256 of the object as stored. The first line is the header:
 
-    {"format": "cloudclaw.manifest", "version": 1, "entries": 3, "files": 1, "bytes": 6, "packs": ["tenants/…"]}
+    {"format": "cloudclaw.manifest", "version": 2, "entries": 3, "files": 1, "bytes": 6, "packs": ["tenants/…"]}
 
 with the number of lines that follow, of regular files among them and the sum of their sizes, and the names of all
 packs in use. Then one line for each path, in the order of the paths' bytes, so that a parent precedes its children:
@@ -12,18 +12,21 @@ packs in use. Then one line for each path, in the order of the paths' bytes, so 
      "blobs": [[0, 512, 19, 6, "…"]]}
     {"path": "workspace/b", "type": "link", "mtime_ns": 0, "target": "a.txt"}
 
-`path` and `target` have `%XX` for each byte that is not part of valid UTF-8, and `%25` for `%`. `mode` holds
+    {"path": "workspace/c.txt", "type": "file", "link": "workspace/a.txt"}
+
+`path`, `target` and `link` have `%XX` for each byte that is not part of valid UTF-8, and `%25` for `%`. `mode` holds
 permission bits only. A file's content is its blobs one after another (all but the last of `packs.CHUNK` bytes), each
 `[index into packs, offset there, stored bytes, bytes, SHA-256]`; a stored blob is one zstd frame. An empty file has
-no blob.
+no blob. A line with `link` is another name of the file at that path, which precedes it, is a file and has no `link`
+itself; it says nothing else, and its size counts once. `"sparse": true` marks a file that had holes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -35,7 +38,7 @@ from cloudclaw.snapshots.port import HOME, WORKSPACE, FileEntry, FileType
 from cloudclaw.snapshots.safe import brief, check_path, show
 
 FORMAT: Final = "cloudclaw.manifest"
-VERSION: Final = 1
+VERSION: Final = 2
 MAX_BYTES: Final = 512 << 20
 """Of a manifest, decompressed: more than 100,000 entries with the longest paths allowed."""
 
@@ -67,14 +70,14 @@ class Manifest:
 
     Attributes:
         items: by path.
-        files: number of regular files.
-        bytes: sum of their sizes.
+        files: number of regular files, each name counted.
+        bytes: sum of their sizes, each content counted once.
     """
 
     def __init__(self, items: Iterable[Item]) -> None:
         self.items: Sequence[Item] = sorted(items, key=_path)
         self.files = sum(item.entry.type is FileType.REGULAR for item in self.items)
-        self.bytes = sum(item.entry.size for item in self.items)
+        self.bytes = sum(item.entry.size for item in self.items if not item.entry.link)
         self._by_path: dict[bytes, Item] = {item.entry.path: item for item in self.items}
 
     def get(self, path: bytes) -> Item | None:
@@ -112,6 +115,8 @@ class _Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     sha256: str = ""
     target: str = ""
     blobs: tuple[_Blob, ...] = ()
+    link: str = ""
+    sparse: bool = False
 
 
 def _path(item: Item) -> bytes:
@@ -124,6 +129,9 @@ def encode(manifest: Manifest) -> tuple[bytes, str]:
     lines = []
     for item in manifest.items:
         entry = item.entry
+        if entry.link:
+            lines.append(_Line(path=_escape(entry.path), type=entry.type, link=_escape(entry.link)))
+            continue
         blobs = tuple(
             _Blob(packs.setdefault(b.pack, len(packs)), b.offset, b.stored, b.size, b.digest) for b in item.blobs
         )
@@ -137,6 +145,7 @@ def encode(manifest: Manifest) -> tuple[bytes, str]:
                 sha256=entry.digest,
                 target=_escape(entry.target),
                 blobs=blobs,
+                sparse=entry.sparse,
             )
         )
     header = _Header(
@@ -164,7 +173,7 @@ def decode(data: bytes, digest: str, name: str) -> Manifest:
         header = msgspec.json.decode(head, type=_Header)
         if header.format != FORMAT or header.version != VERSION:
             raise DataLossError(f"manifest {name} has format {header.format} {header.version}, which is not known here")
-        manifest = Manifest(_item(line, header.packs) for line in _LINES.decode_lines(rest))
+        manifest = Manifest(_linked([_item(line, header.packs) for line in _LINES.decode_lines(rest)]))
     except (zstandard.ZstdError, msgspec.DecodeError, ValueError, IndexError) as error:
         raise DataLossError(f"manifest {name} cannot be read: {error}") from error
     except CloudClawError as error:
@@ -191,6 +200,21 @@ def _check_tree(manifest: Manifest, name: str) -> None:
         previous = path
 
 
+def _linked(items: list[Item]) -> Iterator[Item]:
+    """The items, hard links with what the file has that they name. `ValueError` for one that names none before it."""
+    files: dict[bytes, Item] = {}
+    for item in items:
+        entry = item.entry
+        if entry.link:
+            first = files.get(entry.link)
+            if first is None or entry.type is not FileType.REGULAR or entry.link >= entry.path:
+                raise ValueError(f"{brief(entry.path)} is a hard link to no file before it")
+            item = Item(replace(first.entry, path=entry.path, link=entry.link), first.blobs)
+        elif entry.type is FileType.REGULAR:
+            files[entry.path] = item
+        yield item
+
+
 _LINES: Final = msgspec.json.Decoder(_Line)
 
 
@@ -199,6 +223,8 @@ def _item(line: _Line, packs: Sequence[str]) -> Item:
     if path.split(b"/", 1)[0] not in _TOPS:
         raise ValueError(f"{line.path!r} is in neither of the top directories")
     blobs = tuple(Blob(packs[b.pack], b.offset, b.stored, b.size, b.digest) for b in line.blobs)
+    if line.link:
+        return Item(FileEntry(path=path, type=line.type, link=unquote_to_bytes(line.link)))
     if sum(blob.size for blob in blobs) != line.size or any(b.pack < 0 or b.stored <= 0 for b in line.blobs):
         raise ValueError(f"{line.path!r} has blobs that do not make up its size")
     if line.type is FileType.REGULAR and not _HEX.fullmatch(line.sha256):
@@ -211,6 +237,7 @@ def _item(line: _Line, packs: Sequence[str]) -> Item:
         mtime_ns=line.mtime_ns,
         digest=line.sha256,
         target=unquote_to_bytes(line.target),
+        sparse=line.sparse,
     )
     return Item(entry, blobs)
 

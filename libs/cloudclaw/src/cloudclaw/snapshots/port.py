@@ -126,7 +126,7 @@ next snapshot, whatever their times say."""
 
 @dataclass(frozen=True, slots=True)
 class KeptFile:
-    """An artifact: `path` relative to the workspace, stored as the object `{prefix}{digest}` (SHA-256 of the content)."""
+    """An artifact: `path` relative to the workspace, stored as the object `{prefix}{digest}` (of its SHA-256)."""
 
     path: bytes
     size: int

@@ -16,7 +16,7 @@ from cloudclaw.snapshots.packs import unpack
 from cloudclaw.snapshots.port import WORKSPACE, Change, FileType
 from cloudclaw.snapshots.restore import fetch
 from cloudclaw.snapshots.safe import brief
-from cloudclaw.snapshots.shelf import check_digest
+from cloudclaw.snapshots.shelf import check_digest, check_uid
 
 PIECE: Final = 256 << 10
 """Bytes that `read` answers at once."""
@@ -26,9 +26,9 @@ _WINDOWS: Final = 16
 _KEPT_ITEMS: Final = 40_000
 
 
-def manifest_name(tenant: str, digest: str) -> str:
-    """The object that holds a manifest."""
-    return f"tenants/{tenant}/manifests/{check_digest(digest)}"
+def manifest_name(tenant: str, pointer: SnapshotPointer) -> str:
+    """The object that holds the manifest of a snapshot."""
+    return f"tenants/{tenant}/manifests/{check_uid(pointer.uid, 'uid')}/{check_digest(pointer.manifest)}"
 
 
 class SnapshotReader:
@@ -45,7 +45,7 @@ class SnapshotReader:
         key = (tenant, pointer.manifest)
         found = self._manifests.get(key)
         if found is None:
-            name = manifest_name(tenant, pointer.manifest)
+            name = manifest_name(tenant, pointer)
             try:
                 data = await self._store.get(name)
             except (NotFoundError, OutOfRangeError) as error:

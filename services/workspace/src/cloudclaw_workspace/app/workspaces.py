@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from cloudclaw.coordination.records import SnapshotPointer, WorkspaceRecord
 from cloudclaw.ids import check_name, check_opaque_id, new_id
 from cloudclaw_workspace.app.browsing import Page
@@ -60,5 +62,5 @@ class Workspaces:
             origin = (await self._registry.get(tenant, source)).record.head
         if origin is None:
             return View(await self._registry.create(tenant, name, None))
-        head = SnapshotPointer(id=new_id("snap"), manifest=origin.manifest, files=origin.files, bytes=origin.bytes)
+        head = replace(origin, id=new_id("snap"), parent="")
         return View(await self._registry.create(tenant, name, head))

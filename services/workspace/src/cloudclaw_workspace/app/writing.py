@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import structlog
+from msgspec.structs import replace
 
 from cloudclaw.coordination.records import SnapshotPointer, WorkspaceRecord
 from cloudclaw.errors import AbortedError, InvalidArgumentError
@@ -79,13 +80,7 @@ class Writer:
             workspace = await self._registry.get(tenant, name)
             old = (await self._registry.snapshot(tenant, name, snapshot_id)).pointer
             head = workspace.record.head
-            pointer = SnapshotPointer(
-                id=new_id("snap"),
-                manifest=old.manifest,
-                parent=head.id if head is not None else "",
-                files=old.files,
-                bytes=old.bytes,
-            )
+            pointer = replace(old, id=new_id("snap"), parent=head.id if head is not None else "")
             return await self._registry.commit(tenant, workspace, pointer, operation, token)
 
     async def _totals(self, tenant: str, head: SnapshotPointer | None) -> tuple[int, int]:
