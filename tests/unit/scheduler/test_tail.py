@@ -232,8 +232,8 @@ async def test_segments_that_two_leaders_wrote_do_no_harm(plane: Plane, user: Us
     from cloudclaw_scheduler.domain.logs import Frame
 
     segments = Segments(plane.objects)
-    await segments.write(assignment.uid, [Frame(0, 1, 0, b"012345")])
-    await segments.write(assignment.uid, [Frame(4, 1, 0, b"45"), Frame(6, 1, 0, b"67")])
+    await segments.write(assignment.tenant, assignment.uid, [Frame(0, 1, 0, b"012345")])
+    await segments.write(assignment.tenant, assignment.uid, [Frame(4, 1, 0, b"45"), Frame(6, 1, 0, b"67")])
     await node.finish(assignment, log_end=10)
     for offset in range(11):
         assert await user.log(task_id, 1, offset) == b"0123456789"[offset:]

@@ -43,7 +43,7 @@ async def test_small_writes_share_a_segment_and_the_end_flushes_at_once() -> Non
         for index in range(100):
             await hub.receive(chunk(index, b"x"), sink)
         await hub.receive(chunk(100, b"", end=True), sink)
-        assert await hub.reached("u", 100, 5)
+        assert await hub.reached("t", "u", 100, 5)
     assert len(objects.puts) == 1
     assert hub.pending == 0
 
@@ -68,14 +68,14 @@ async def test_holding_a_log_fixes_its_end_and_releasing_goes_on() -> None:
         sink: Outbox[StreamLogsResponse] = Outbox()
         hub.expect("t", "task-a", "u", 1)
         await hub.receive(chunk(0, b"abc"), sink)
-        assert await hub.hold("u") == 3
+        assert await hub.hold("t", "u") == 3
         await hub.receive(chunk(3, b"def"), sink)
         log = hub.get("u")
         assert log is not None
         assert log.end == 3
         hub.release("u")
         await hub.receive(chunk(3, b"def", end=True), sink)
-        assert await hub.reached("u", 6, 5)
+        assert await hub.reached("t", "u", 6, 5)
         sink.close()
         assert any(answer.resend_from == 3 for answer in [a async for a in sink] if answer.HasField("resend_from"))
 
@@ -87,10 +87,10 @@ async def test_a_held_log_does_not_wait_for_ever_for_the_store() -> None:
         sink: Outbox[StreamLogsResponse] = Outbox()
         hub.expect("t", "task-a", "u", 1)
         await hub.receive(chunk(0, b"abc", end=True), sink)
-        assert await hub.reached("u", 3, 5)
+        assert await hub.reached("t", "u", 3, 5)
         objects.away = True
         await hub.receive(chunk(3, b"def"), sink)
-        assert await hub.hold("u") == 3
+        assert await hub.hold("t", "u") == 3
         hub.close("u")
 
 
@@ -101,13 +101,13 @@ async def test_an_unknown_logs_end_is_read_from_the_store() -> None:
         await Segments(objects).write("u", [Frame(0, 1, 0, b"abc")])
         await Segments(objects).write("u", [Frame(2, 1, 0, b"cdef")])
         objects.away = True
-        holding = asyncio.create_task(hub.hold("u"))
+        holding = asyncio.create_task(hub.hold("t", "u"))
         await asyncio.sleep(0)
         assert not holding.done()
         objects.away = False
         assert await holding == 6
-        assert await hub.reached("u", 6, 5)
-        assert not await hub.reached("u", 7, 0.05)
+        assert await hub.reached("t", "u", 6, 5)
+        assert not await hub.reached("t", "u", 7, 0.05)
 
 
 def test_the_window_keeps_what_is_not_durable_and_little_else() -> None:

@@ -37,8 +37,8 @@ def test_a_segment_that_is_cut_off_is_data_loss(cut: int) -> None:
 
 def test_names_carry_their_range() -> None:
     segment = Segment(3, 1 << 40)
-    assert segment.name("u") == f"logs/u/{3:020d}-{1 << 40:020d}"
-    assert logs.parse_name(segment.name("u")) == segment
+    assert segment.name("acme", "u") == f"logs/acme/u/{3:020d}-{1 << 40:020d}"
+    assert logs.parse_name(segment.name("acme", "u")) == segment
     assert logs.parse_name("logs/u/other") is None
 
 

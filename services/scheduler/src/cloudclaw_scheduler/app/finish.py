@@ -85,7 +85,7 @@ class Finisher:
         if task is None or task.record.uid != report.uid:
             return self._settled(task, report)
         outcome = outcome_of(report.outcome)
-        if not await self._hub.reached(report.uid, outcome.log_end, LOG_WAIT):
+        if not await self._hub.reached(report.tenant, report.uid, outcome.log_end, LOG_WAIT):
             _log.info("the log is not durable yet", tenant=report.tenant, task=report.task_id, end=outcome.log_end)
             return RETRY
         for _ in range(_TRIES):

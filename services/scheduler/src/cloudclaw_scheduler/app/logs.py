@@ -158,7 +158,7 @@ class LogHub:
     def _full(self, log: AttemptLog) -> bool:
         return log.pending >= (SHARE if self._pending >= TOTAL_LIMIT else PENDING_LIMIT)
 
-    async def hold(self, uid: str) -> int:
+    async def hold(self, tenant: str, uid: str) -> int:
         """Fix the end of an attempt that seems lost: what is durable after a last flush. Chunks are dropped until
         `release` or `close`. `UnavailableError` when this leader does not know the log, and the object store does not
         tell within `KNOW_WAIT`: nothing is fixed then."""
@@ -166,7 +166,7 @@ class LogHub:
         if log is None or log.phase is Phase.LOADING:
             try:
                 async with asyncio.timeout(KNOW_WAIT):
-                    return await self._durable_end(uid)
+                    return await self._durable_end(tenant, uid)
             except TimeoutError:
                 raise UnavailableError("the object store does not say where the log ends") from None
         log.phase = Phase.HELD
@@ -185,7 +185,7 @@ class LogHub:
             log.phase = Phase.OPEN
             self._ask_again(log)
 
-    async def reached(self, uid: str, end: int, timeout: float) -> bool:
+    async def reached(self, tenant: str, uid: str, end: int, timeout: float) -> bool:
         """Whether the log is durable up to `end`, waiting for it at most `timeout` seconds (design §8)."""
         with self.listen(uid) as changed, contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout):
@@ -194,7 +194,7 @@ class LogHub:
                     log = self._logs.get(uid)
                     if end == 0 or (log is not None and log.phase is not Phase.LOADING and log.durable >= end):
                         return True
-                    if log is None and await self._durable_end(uid) >= end:
+                    if log is None and await self._durable_end(tenant, uid) >= end:
                         return True
                     await changed.wait()
         return False
@@ -227,16 +227,16 @@ class LogHub:
         )
 
     async def _load(self, log: AttemptLog) -> None:
-        durable = await self._durable_end(log.uid)
+        durable = await self._durable_end(log.tenant, log.uid)
         if log.phase is Phase.LOADING:
             log.start_at(durable)
             self._wake(log.uid)
             self._ask_again(log)
 
-    async def _durable_end(self, uid: str) -> int:
+    async def _durable_end(self, tenant: str, uid: str) -> int:
         while True:
             try:
-                return durable_end(await self._segments.ranges(uid))
+                return durable_end(await self._segments.ranges(tenant, uid))
             except UnavailableError as error:
                 _log.warning("the object store does not answer; waiting", uid=uid, error=error.message)
                 await self._clock.sleep(_RETRY)
@@ -260,7 +260,7 @@ class LogHub:
     async def _store(self, log: AttemptLog) -> None:
         frames = log.unstored()
         try:
-            segment = await self._segments.write(log.uid, frames)
+            segment = await self._segments.write(log.tenant, log.uid, frames)
         except (UnavailableError, QuotaExceededError) as error:
             _log.warning("a log segment cannot be stored; waiting", task=log.task, uid=log.uid, error=error.message)
             self._metrics.log_stalls.inc()

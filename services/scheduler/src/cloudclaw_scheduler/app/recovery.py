@@ -118,7 +118,7 @@ class Recovery:
                 record = task.record
                 if state.attempt(record.node, *key) is not None:
                     return
-                end = await self._hub.hold(record.uid)
+                end = await self._hub.hold(record.tenant, record.uid)
                 after = life.lost(
                     record, self._clock.wall(), message=f"the lease of node {record.node} ended", log_end=end,
                     op_id=new_id("op"),
@@ -150,7 +150,7 @@ class Recovery:
         self._busy.add(key)
         try:
             async with self._slots:
-                end = await self._hub.hold(attempt.uid)
+                end = await self._hub.hold(attempt.tenant, attempt.uid)
                 task = await self._transactions.get_task(*key)
                 if task is None or task.record.uid != attempt.uid:
                     return

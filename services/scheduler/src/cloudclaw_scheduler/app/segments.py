@@ -15,18 +15,18 @@ class Segments:
     def __init__(self, objects: ObjectStore) -> None:
         self._objects = objects
 
-    async def ranges(self, uid: str) -> list[Segment]:
+    async def ranges(self, tenant: str, uid: str) -> list[Segment]:
         """The segments of an attempt, by start."""
-        found = [logs.parse_name(info.name) async for info in self._objects.list(logs.prefix(uid))]
+        found = [logs.parse_name(info.name) async for info in self._objects.list(logs.prefix(tenant, uid))]
         return sorted(segment for segment in found if segment is not None)
 
-    async def write(self, uid: str, frames: Sequence[Frame]) -> Segment:
+    async def write(self, tenant: str, uid: str, frames: Sequence[Frame]) -> Segment:
         """Store `frames`, which have no gaps, as one segment. Writing the same range again does no harm."""
         segment = Segment(frames[0].offset, frames[-1].end)
-        await self._objects.put(segment.name(uid), logs.encode(frames))
+        await self._objects.put(segment.name(tenant, uid), logs.encode(frames))
         return segment
 
-    async def read(self, uid: str, segment: Segment) -> list[Frame]:
+    async def read(self, tenant: str, uid: str, segment: Segment) -> list[Frame]:
         """The frames of one segment. `DataLossError` when it is not whole."""
-        name = segment.name(uid)
+        name = segment.name(tenant, uid)
         return list(logs.decode(await self._objects.get(name), name))

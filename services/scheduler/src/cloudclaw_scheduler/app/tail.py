@@ -109,7 +109,7 @@ class Tails:
                     if not request.follow:
                         return
                     continue
-                async for response in self._ended(attempt, cursor):
+                async for response in self._ended(tenant, attempt, cursor):
                     yield response
                 if request.attempt:
                     return
@@ -121,7 +121,7 @@ class Tails:
             raise task_not_found(task)
         return found.record
 
-    async def _ended(self, attempt: AttemptEnd, cursor: _Cursor) -> Stream:
+    async def _ended(self, tenant: str, attempt: AttemptEnd, cursor: _Cursor) -> Stream:
         if cursor.asked > attempt.log_end:
             raise OutOfRangeError(
                 f"attempt {attempt.number} wrote {attempt.log_end} bytes; {cursor.asked} is past its end",
@@ -129,7 +129,7 @@ class Tails:
             )
         while cursor.offset < attempt.log_end:
             sent = False
-            for frame in coalesce(await self._stored(attempt.uid, cursor, attempt.log_end), JOIN):
+            for frame in coalesce(await self._stored(tenant, attempt.uid, cursor, attempt.log_end), JOIN):
                 sent = True
                 yield _response(attempt.number, frame, attempt.log_end)
                 cursor.offset = frame.end
@@ -204,7 +204,7 @@ class Tails:
                 ready = log if log is not None and log.phase is not Phase.LOADING else None
                 frames = ready.read(cursor.offset, READ) if ready else None
                 if frames is None:
-                    frames = await self._stored(uid, cursor, ready.durable if ready else None)
+                    frames = await self._stored(key[0], uid, cursor, ready.durable if ready else None)
                     if ready and not frames and cursor.offset < ready.base:
                         raise DataLossError(f"the log of attempt {number} is missing from byte {cursor.offset} on")
                 durable = ready.durable if ready else durable_end(cursor.ranges or ())
@@ -222,16 +222,16 @@ class Tails:
                     continue
                 await changed.wait()
 
-    async def _stored(self, uid: str, cursor: _Cursor, limit: int | None) -> list[Frame]:
+    async def _stored(self, tenant: str, uid: str, cursor: _Cursor, limit: int | None) -> list[Frame]:
         """Frames of one segment, from the cursor on and below `limit`; none when there is no such segment."""
         segment = covering(cursor.ranges or (), cursor.offset)
         if segment is None:
-            cursor.ranges = await self._segments.ranges(uid)
+            cursor.ranges = await self._segments.ranges(tenant, uid)
             segment = covering(cursor.ranges, cursor.offset)
         if segment is None:
             return []
         end = segment.end if limit is None else min(limit, segment.end)
-        frames = await self._segments.read(uid, segment)
+        frames = await self._segments.read(tenant, uid, segment)
         return [f.after(cursor.offset).until(end) for f in frames if f.end > cursor.offset and f.offset < end]
 
 

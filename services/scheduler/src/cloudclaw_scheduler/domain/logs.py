@@ -1,6 +1,6 @@
 """Logs as bytes at offsets: frames, and the segments that hold them in the object store.
 
-A segment `logs/{uid}/{start:020d}-{end:020d}` is frames without gaps from `start` to `end`, each
+A segment `logs/{tenant}/{uid}/{start:020d}-{end:020d}` is frames without gaps from `start` to `end`, each
 `!QBQI` (offset, stream, time in unix microseconds, length) and its payload. Two leaders may have written
 overlapping segments of one attempt; their bytes are the same, so readers slice by offset (design §8).
 """
@@ -53,14 +53,14 @@ class Segment:
     start: int
     end: int
 
-    def name(self, uid: str) -> str:
+    def name(self, tenant: str, uid: str) -> str:
         """Its object's name."""
-        return f"{prefix(uid)}{self.start:020d}-{self.end:020d}"
+        return f"{prefix(tenant, uid)}{self.start:020d}-{self.end:020d}"
 
 
-def prefix(uid: str) -> str:
+def prefix(tenant: str, uid: str) -> str:
     """Where the segments of an attempt are."""
-    return f"logs/{uid}/"
+    return f"logs/{tenant}/{uid}/"
 
 
 def parse_name(name: str) -> Segment | None:
