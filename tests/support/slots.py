@@ -106,6 +106,7 @@ class Ended:
     stderr: bytes
     id: AttemptId
     tree: Path
+    system: bytes = b""
 
     @property
     def text(self) -> str:
@@ -161,8 +162,8 @@ async def until_async(slot: Slot, uid: str, text: bytes) -> None:
             assert status.phase is not SlotPhase.EXITED, f"ended without {text!r}: {await log(slot, uid)}"
 
 
-async def log(slot: Slot, uid: str) -> tuple[bytes, bytes]:
-    """Everything on standard output and standard error so far."""
+async def log(slot: Slot, uid: str) -> tuple[bytes, bytes, bytes]:
+    """Everything on standard output and standard error so far, and what the supervisor said."""
     out = {Stream.STDOUT: b"", Stream.STDERR: b"", Stream.SYSTEM: b""}
     offset = 0
     while frames := await slot.read_log(uid, offset, 1 << 20):
@@ -170,18 +171,18 @@ async def log(slot: Slot, uid: str) -> tuple[bytes, bytes]:
             assert frame.offset == offset
             out[frame.stream] += frame.data
             offset += len(frame.data)
-    return out[Stream.STDOUT], out[Stream.STDERR]
+    return out[Stream.STDOUT], out[Stream.STDERR], out[Stream.SYSTEM]
 
 
 async def run(node: Node, slot: Slot, *argv: str, release: bool = True, within: float = WITHIN, **how: object) -> Ended:
     """Run `argv` to its end and release the slot."""
     identity, tree = await start(node, slot, *argv, **how)  # type: ignore[arg-type]
     end = await exited(slot, within)
-    stdout, stderr = await log(slot, identity.uid)
-    assert end.log_end == len(stdout) + len(stderr)
+    stdout, stderr, system = await log(slot, identity.uid)
+    assert end.log_end == len(stdout) + len(stderr) + len(system)
     if release:
         await slot.release(identity.uid)
-    return Ended(end, stdout, stderr, identity, tree)
+    return Ended(end, stdout, stderr, identity, tree, system)
 
 
 async def python(node: Node, slot: Slot, source: str, **how: object) -> Ended:

@@ -125,7 +125,16 @@ async def test_log_beyond_the_limit_ends_the_attempt_and_is_cut_there(node: Node
     slot = await node.pool(log_limit=1 << 20).provision(0)
     ended = await slots.run(node, slot, "yes")
     assert ended.exit.killed is KillReason.LOG_LIMIT
-    assert ended.exit.log_end == len(ended.stdout) == 1 << 20
+    assert len(ended.stdout) == 1 << 20
+    assert b"[cloudclaw] The log is full" in ended.system, "the cut is marked"
+    assert ended.exit.log_end == len(ended.stdout) + len(ended.system)
+
+
+async def test_a_task_may_be_given_less_log_than_the_slot_allows(node: Node) -> None:
+    slot = await node.pool(log_limit=1 << 20).provision(0)
+    ended = await slots.run(node, slot, "yes", limits=replace(LIMITS, log_bytes=1000))
+    assert ended.exit.killed is KillReason.LOG_LIMIT
+    assert len(ended.stdout) == 1000
 
 
 async def test_cpu_is_held_to_its_share(node: Node, slot: Slot) -> None:

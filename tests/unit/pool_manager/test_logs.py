@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator, Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloudclaw.clock import SystemClock
 from cloudclaw.v1 import task_pb2
 from cloudclaw.v1.scheduler_pb2 import StreamLogsRequest, StreamLogsResponse
-from cloudclaw_pool_manager.app.logs import CHUNK, FORGET_STEP, WINDOW, LogShipper, ShippedLog, _chunks
+from cloudclaw_pool_manager.app.logs import BURST, CHUNK, FORGET_STEP, WINDOW, LogShipper, Pace, ShippedLog, _chunks
 from cloudclaw_pool_manager.app.metrics import NodeMetrics
 from cloudclaw_pool_manager.domain.attempt import AttemptId, LogFrame, Stream
 from cloudclaw_pool_manager.ports.backend import SlotFailedError
@@ -200,8 +201,11 @@ class Channel:
 class Shipping:
     """A shipper with one session to a `Channel`."""
 
+    def __init__(self, rate: float = 0.0) -> None:
+        self._rate = rate
+
     async def __aenter__(self) -> Shipping:
-        self.shipper = LogShipper(Terms(), NodeMetrics(None), _remember)
+        self.shipper = LogShipper(Terms(), NodeMetrics(None), _remember, SystemClock(), self._rate)
         self.channel = Channel()
         self._tasks = [
             asyncio.ensure_future(self.shipper.run()),
@@ -280,6 +284,25 @@ async def test_no_more_than_a_window_waits_for_durability() -> None:
         await settle()
         assert sum(len(m.chunk.data) for m in there.channel.taken) == WINDOW + CHUNK
         assert log.durable == CHUNK
+
+
+def test_a_loud_log_is_held_to_its_rate_after_a_burst() -> None:
+    pace = Pace(1000.0)
+    assert pace.take(BURST, 50.0) == 0.0
+    assert pace.take(500, 50.0) == 0.5
+    assert pace.take(500, 51.0) == 0.0, "what it waited for was granted"
+    assert pace.take(BURST, 51.0 + BURST) == 0.0, "a quiet log may burst again"
+    assert Pace(0.0).take(1 << 40, 1.0) == 0.0
+
+
+async def test_a_loud_log_does_not_slow_a_quiet_one() -> None:
+    async with Shipping(rate=1.0) as there:
+        there.open("loud", b"x" * (BURST + 4 * CHUNK))
+        sent = await there.take(1000)
+        assert sum(len(m.chunk.data) for m in sent) == BURST + CHUNK, "the chunk that went over it is paid for first"
+        there.open("quiet", b"hello")
+        [message] = await there.take(1)
+        assert message.chunk.data == b"hello"
 
 
 async def test_a_lost_spool_ends_the_log_at_what_was_sent() -> None:

@@ -27,6 +27,8 @@ _READ_BYTES = 1 << 16
 _SIGXFSZ = 25
 _SCAN_STEP = 0.002
 
+_FULL = b"\n[cloudclaw] The log is full: what follows is dropped, and the task is ended (LOG_LIMIT).\n"
+
 LOG, ORPHANED = "log_limit", "orphaned"
 _UNSPECIFIC = frozenset(("", "run_timeout", "silence_timeout"))
 """Reasons that a limit found at the end explains better."""
@@ -76,6 +78,8 @@ class Attempt:
         self.watch = Watch(groups, sandbox, roots, limits["disk_bytes"], memory, config.bwrap)
         self.freezer = Freezer(loop, groups, sandbox)
         self.spool = spool
+        self._log_limit = min(config.log_limit, limits.get("log_bytes") or config.log_limit)
+        self._log_full = False
         self.identity = identity
         self.uid: str = identity["uid"]
         self.last_output = loops.boottime()
@@ -217,11 +221,15 @@ class Attempt:
             self._loop.unwatch(fd)
             del self._open[fd]
             return False
-        room = self._config.log_limit - self.spool.end
+        self.last_output = loops.boottime()
+        if self._log_full:
+            return True
+        room = self._log_limit - self.spool.end
         if room > 0:
             self.spool.append(self._open[fd], data[:room])
-        self.last_output = loops.boottime()
         if len(data) > room:
+            self._log_full = True
+            self.spool.append(frames.SYSTEM, _FULL)
             self.stop(LOG, 0)
         self._on_growth()
         return True

@@ -97,6 +97,7 @@ class Process:
                 stop_slots=settings.stop_slots_on_exit,
                 drain_grace=settings.drain_grace,
                 cancel_grace=settings.cancel_grace,
+                log_rate=settings.log_rate,
                 slot_wait=settings.slot_wait,
             ),
             serving=self._serving,

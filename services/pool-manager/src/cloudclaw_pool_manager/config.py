@@ -102,6 +102,11 @@ class PoolManagerSettings(ServiceSettings):
     )
     cancel_grace: float = Field(default=2.0, ge=0, description="seconds between SIGTERM and SIGKILL of an attempt")
     log_limit: int = Field(default=256 << 20, gt=0, description="bytes of log that one attempt may write")
+    log_rate: int = Field(
+        default=16 << 20,
+        ge=0,
+        description="bytes of log a second that one attempt may send on average; a louder one is slowed. 0: no limit",
+    )
     cache_bytes: int = Field(default=4 << 30, ge=0, description="bytes of trees kept ready for tasks that come again")
     files_uid: int | None = Field(
         default=None, gt=0, description="owner of the files in trees, as root; default: what the backend wants"

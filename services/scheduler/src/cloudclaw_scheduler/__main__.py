@@ -73,7 +73,17 @@ class Scheduler:
         segments, specs, results = Segments(objects), Specs(transactions, objects), Results(objects)
         # What the leader does, while this replica is the leader.
         tools = Tools(
-            kv, transactions, self.mirror, segments, specs, results, clock, metrics, settings.grace, settings.heartbeat
+            kv,
+            transactions,
+            self.mirror,
+            segments,
+            specs,
+            results,
+            clock,
+            metrics,
+            settings.grace,
+            settings.heartbeat,
+            settings.log_limit,
         )
         self.leader = Leader(tools, self._leading_address)
         self._sampler = Sampler(self.mirror, self.leader, metrics, clock)

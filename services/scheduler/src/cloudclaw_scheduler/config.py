@@ -31,6 +31,9 @@ class SchedulerSettings(ServiceSettings):
     election_ttl: int = Field(
         default=10, ge=2, le=120, description="seconds after which a leader that vanished is replaced"
     )
+    log_limit: int = Field(
+        default=256 << 20, ge=0, description="bytes of log of one task, all attempts together; 0: only the nodes' limit"
+    )
     drain_timeout: float = Field(
         default=1.0, ge=0.0, le=300.0, description="seconds that running calls have to end when the service stops"
     )

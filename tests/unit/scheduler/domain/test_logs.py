@@ -61,3 +61,16 @@ def test_slices_keep_their_offsets() -> None:
     assert frame.until(12) == Frame(10, 1, 0, b"ab")
     assert frame.after(5) is frame
     assert frame.until(99) is frame
+
+
+@pytest.mark.parametrize(
+    ("limit", "ends", "left"),
+    [
+        (0, [5], 0),
+        (1 << 20, [], 1 << 20),
+        (1 << 20, [1000, 24], (1 << 20) - 1024),
+        (1 << 20, [1 << 20], logs.LAST_WORDS),
+    ],
+)
+def test_attempts_share_the_log_of_their_task(limit: int, ends: list[int], left: int) -> None:
+    assert logs.room_left(limit, ends) == left

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from cloudclaw.clock import Clock
 from cloudclaw.v1.scheduler_pb2 import StreamLogsRequest, StreamLogsResponse
 from cloudclaw.v1.task_pb2 import LOG_STREAM_STDERR, LOG_STREAM_STDOUT, LOG_STREAM_SYSTEM, LogChunk
 from cloudclaw_pool_manager.app.metrics import NodeMetrics
@@ -27,6 +28,8 @@ _log = structlog.get_logger()
 CHUNK: Final = 256 << 10
 WINDOW: Final = 16 << 20
 """Bytes of one log on their way to durability; more waits in the spool."""
+BURST: Final = 8 << 20
+"""Bytes of one log that may be sent at once, whatever its rate."""
 FORGET_STEP: Final = 1 << 20
 """A spool is told to forget in steps of so many bytes, not at every ack."""
 _QUEUE: Final = 4
@@ -58,6 +61,27 @@ class LogSource(Protocol):
     async def forget_log(self, uid: str, upto: int) -> None: ...
 
 
+class Pace:
+    """A token bucket: `rate` bytes a second on average, `BURST` at once; 0 for no limit.
+
+    What is held back here stays in the spool, and a full spool holds back the task: so one loud task costs the leader
+    and the object store no more than its share.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._level = float(BURST)
+        self._at = 0.0
+
+    def take(self, size: int, now: float) -> float:
+        """Account for `size` bytes sent at `now` (seconds of any steady clock); seconds to wait before the next."""
+        if not self._rate:
+            return 0.0
+        self._level = min(float(BURST), self._level + (now - self._at) * self._rate) - size
+        self._at = now
+        return max(0.0, -self._level / self._rate)
+
+
 @dataclass(eq=False)
 class ShippedLog:
     """One attempt's log on its way.
@@ -85,6 +109,7 @@ class ShippedLog:
     end_sent: asyncio.Event = field(default_factory=asyncio.Event)
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     pump: asyncio.Task[None] | None = None
+    pace: Pace = field(default_factory=lambda: Pace(0.0))
 
     def grown(self, available: int) -> None:
         """The spool holds so many bytes."""
@@ -117,9 +142,19 @@ class ShippedLog:
 class LogShipper:
     """All logs of this node."""
 
-    def __init__(self, terms: Terms, metrics: NodeMetrics, remember: Callable[[str, int], Awaitable[None]]):
-        """`remember` keeps, over restarts, where the rest of a spool begins, before the spool is told to forget."""
+    def __init__(
+        self,
+        terms: Terms,
+        metrics: NodeMetrics,
+        remember: Callable[[str, int], Awaitable[None]],
+        clock: Clock,
+        rate: float = 0.0,
+    ):
+        """`remember` keeps, over restarts, where the rest of a spool begins, before the spool is told to forget.
+        `rate`: bytes a second of one log on average, 0 for no limit."""
         self._terms = terms
+        self._clock = clock
+        self._rate = rate
         self._remember = remember
         self._metrics = metrics
         self._logs: dict[str, ShippedLog] = {}
@@ -138,7 +173,7 @@ class LogShipper:
     def open(self, attempt: AttemptId, source: LogSource, start: int = 0) -> ShippedLog:
         """Begin to ship an attempt's log from byte `start`, where the spool begins: all below is durable. What the
         leader has of the rest already, it drops."""
-        log = ShippedLog(attempt, source, start, sent=start, durable=start, forgotten=start)
+        log = ShippedLog(attempt, source, start, sent=start, durable=start, forgotten=start, pace=Pace(self._rate))
         self._logs[attempt.uid] = log
         if self._group is not None:
             self._start(self._group, log)
@@ -234,6 +269,9 @@ class LogShipper:
                     log.sent = max(log.sent, end)
                     if last:
                         self._mark(log)
+                    wait = log.pace.take(len(chunk.data), self._clock.boottime())
+                    if wait and not last:
+                        await self._clock.sleep(wait)
             elif log.final is not None and not log.marked:
                 chunk = LogChunk(attempt=log.attempt.number, offset=log.final)
                 if await self._put(queue, self._message(log, chunk, end=True)) and generation == log.generation:

@@ -48,12 +48,14 @@ class Behaviour:
         stop_slots: on stopping, end attempts and slots; otherwise leave them to be adopted.
         drain_grace: with it, how long running attempts may go on.
         cancel_grace: between SIGTERM and SIGKILL of an attempt.
+        log_rate: bytes a second that one log may send on average, 0 for no limit.
         slot_wait: how long an assignment waits for a slot.
     """
 
     stop_slots: bool = False
     drain_grace: float = 5.0
     cancel_grace: float = 2.0
+    log_rate: float = 0.0
     slot_wait: float = 10.0
 
 
@@ -154,7 +156,9 @@ class PoolManager:
         await terms.load()
         equipment = await equip(self._node.generation)
         self.templates = equipment.templates
-        shipper = LogShipper(terms, self._metrics, self._state.remember_forgotten)
+        shipper = LogShipper(
+            terms, self._metrics, self._state.remember_forgotten, self._clock, self._behaviour.log_rate
+        )
         table = AttemptTable(self._surroundings(equipment, shipper))
         table.draining = await self._state.draining()
         self._table = table

@@ -68,6 +68,7 @@ def assignment(message: scheduler_pb2.Assignment) -> Assignment:
         base=pointer_of(message.base) if message.HasField("base") and message.base.snapshot_id else None,
         resumes=message.resumes,
         cancel_requested=message.cancel_requested,
+        log_limit=message.log_limit,
         raw=message.SerializeToString(),
     )
 

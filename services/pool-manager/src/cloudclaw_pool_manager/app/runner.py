@@ -110,6 +110,7 @@ def limits_of(assignment: Assignment, defaults: Limits) -> Limits:
         disk_bytes=asked.disk_bytes or defaults.disk_bytes,
         file_bytes=min(defaults.file_bytes, asked.disk_bytes or defaults.file_bytes),
         tmp_bytes=defaults.tmp_bytes,
+        log_bytes=assignment.log_limit,
     )
 
 

@@ -35,6 +35,7 @@ class Assignment:
         base: snapshot to start from, None for an empty tree.
         resumes: `base` is a checkpoint of an earlier attempt.
         cancel_requested: it was canceled before it got here.
+        log_limit: bytes of log that it may write, 0 for the node's own limit.
         raw: the assignment as it arrived, to be remembered across a restart.
     """
 
@@ -53,6 +54,7 @@ class Assignment:
     base: SnapshotPointer | None = None
     resumes: bool = False
     cancel_requested: bool = False
+    log_limit: int = 0
     raw: bytes = b""
 
     @property

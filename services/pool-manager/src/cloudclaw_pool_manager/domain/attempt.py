@@ -37,6 +37,7 @@ class Limits:
         disk_bytes: workspace and home together.
         file_bytes: one file.
         tmp_bytes: each of `/tmp` and `/dev/shm`.
+        log_bytes: output, both streams together; 0 for the backend's own limit, which is never exceeded.
     """
 
     cpu_millis: int = 2000
@@ -45,6 +46,7 @@ class Limits:
     disk_bytes: int = 2 << 30
     file_bytes: int = 256 << 20
     tmp_bytes: int = 256 << 20
+    log_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from cloudclaw_scheduler.app.logs import LogHub
 from cloudclaw_scheduler.app.metrics import Metrics
 from cloudclaw_scheduler.app.specs import Specs, parse
 from cloudclaw_scheduler.app.state import Attempt, Workspace
+from cloudclaw_scheduler.domain.logs import room_left
 
 _log = structlog.get_logger()
 
@@ -41,7 +42,10 @@ class Assigner:
         hub: LogHub,
         clock: Clock,
         metrics: Metrics,
+        log_limit: int = 0,
     ) -> None:
+        """`log_limit`: bytes of log of one task, 0 for no limit."""
+        self._log_limit = log_limit
         self._leading = leading
         self._transactions = transactions
         self._specs = specs
@@ -118,6 +122,7 @@ class Assigner:
                     base=ref_of(start) if start else None,
                     resumes=record.checkpoint is not None,
                     cancel_requested=record.cancel_requested,
+                    log_limit=room_left(self._log_limit, (end.log_end for end in record.attempts[:-1])),
                 )
             )
         )

@@ -48,6 +48,7 @@ class Tools:
     metrics: Metrics
     grace: float
     heartbeat: float
+    log_limit: int = 0
 
 
 class Term:
@@ -60,7 +61,9 @@ class Term:
         clock, metrics, mirror = tools.clock, tools.metrics, tools.mirror
         self.links = Links()
         self.hub = LogHub(mirror, tools.segments, self.spawner, clock, metrics, leading.term)
-        assigner = Assigner(leading, tools.transactions, tools.specs, self.links, self.hub, clock, metrics)
+        assigner = Assigner(
+            leading, tools.transactions, tools.specs, self.links, self.hub, clock, metrics, tools.log_limit
+        )
         self.dispatcher = Dispatcher(mirror, self.links, assigner, tools.transactions, self.spawner, clock, metrics)
         self._timers = Timers(clock)
         self.recovery = Recovery(

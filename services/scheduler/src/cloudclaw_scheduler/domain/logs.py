@@ -92,6 +92,15 @@ def decode(data: bytes, name: str) -> Iterator[Frame]:
         position += length
 
 
+LAST_WORDS: Final = 64 * 1024
+"""What an attempt may write although its task has used up its log."""
+
+
+def room_left(limit: int, ends: Iterable[int]) -> int:
+    """Bytes that the next attempt of a task may write, after attempts that ended at `ends`; 0 stands for no limit."""
+    return max(limit - sum(ends), LAST_WORDS) if limit else 0
+
+
 def durable_end(segments: Iterable[Segment]) -> int:
     """How far the segments cover the log from its first byte without a gap."""
     end = 0
