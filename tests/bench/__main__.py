@@ -7,15 +7,15 @@ import asyncio
 import tempfile
 from pathlib import Path
 
-from tests.bench import latency, memory, queue, recovery, throughput
+from tests.bench import latency, logs, memory, queue, recovery, throughput
 from tests.bench.report import Row, show
 
-PARTS = ("latency", "throughput", "memory", "recovery", "queue")
+PARTS = ("latency", "logs", "throughput", "memory", "recovery", "queue")
 
 
 async def run(parts: list[str], queued: int, rows: list[Row]) -> None:
     """Add the rows of the chosen parts, one part after the other."""
-    simple = {"latency": latency, "throughput": throughput, "memory": memory, "recovery": recovery}
+    simple = {"latency": latency, "logs": logs, "throughput": throughput, "memory": memory, "recovery": recovery}
     for part in parts:
         with tempfile.TemporaryDirectory(prefix=f"claw-bench-{part}-") as directory:
             print(f"bench: {part}", flush=True)
