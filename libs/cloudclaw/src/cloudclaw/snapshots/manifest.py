@@ -26,7 +26,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
@@ -46,8 +46,7 @@ _TOPS: Final = (WORKSPACE.encode(), HOME.encode())
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True)
-class Blob:
+class Blob(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Where up to `packs.CHUNK` bytes of content are stored; `digest` is the hex SHA-256 of the content."""
 
     pack: str
@@ -57,8 +56,7 @@ class Blob:
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One path, and where its content is."""
 
     entry: FileEntry
