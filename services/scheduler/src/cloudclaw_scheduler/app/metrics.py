@@ -34,6 +34,15 @@ class Metrics:
         )
         self.claims_lost = Counter("cloudclaw_claims_aborted", "Claims that lost a race", registry=registry)
         self.fenced = Counter("cloudclaw_reports_fenced", "Reports refused because of their token", registry=registry)
+        self.checkpoints = Counter(
+            "cloudclaw_checkpoints", "Checkpoints that nodes reported to this leader", ["outcome"], registry=registry
+        )
+        self.freeze_seconds = Histogram(
+            "cloudclaw_checkpoint_freeze_seconds",
+            "Time that a task's processes stood still for a checkpoint",
+            registry=registry,
+            buckets=_LATENCY,
+        )
         self.queued = Gauge("cloudclaw_queued_tasks", "Tasks in the queue", ["pool"], registry=registry)
         self.tenant_queued = Gauge(
             "cloudclaw_tenant_queued_tasks", "Tasks in the queue by tenant", ["pool", "tenant"], registry=registry
@@ -51,5 +60,15 @@ class Metrics:
             "cloudclaw_log_stalls", "Log segments that could not be stored at once", registry=registry
         )
         self.tails = Gauge("cloudclaw_tails", "Log tails being served", registry=registry)
+        self.deliveries = Counter(
+            "cloudclaw_result_deliveries",
+            "Results delivered to consumers by this replica",
+            ["delivery"],
+            registry=registry,
+        )
+        self.acks = Counter(
+            "cloudclaw_result_acks", "Receipts given back to this replica", ["outcome"], registry=registry
+        )
+        self.result_streams = Gauge("cloudclaw_result_streams", "Streams of results being served", registry=registry)
         self.etcd_bytes = Gauge("cloudclaw_etcd_bytes", "Bytes of etcd's database", registry=registry)
         self.mirror_revision = Gauge("cloudclaw_mirror_revision", "Revision that the mirror shows", registry=registry)

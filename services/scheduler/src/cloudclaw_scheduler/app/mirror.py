@@ -30,6 +30,9 @@ _LOADED: Final = (
     keys.NODES,
     keys.WRITERS,
     keys.WORKSPACES,
+    keys.TOMBSTONES,
+    keys.CONSUMERS,
+    keys.DELIVERIES,
 )
 _IGNORED: Final = (keys.REQUESTS, keys.SNAPSHOTS, keys.ELECTION)
 _RETRY: Final = 0.5

@@ -15,6 +15,8 @@ from cloudclaw.coordination import keys
 from cloudclaw.coordination.port import Entry
 from cloudclaw.coordination.records import (
     AttemptRecord,
+    ConsumerRecord,
+    DeliveryRecord,
     NodeRecord,
     QueueRecord,
     TaskRecord,
@@ -97,6 +99,18 @@ class Workspace:
     record: WorkspaceRecord
 
 
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A key in `deliveries/`: a result that waits for its acknowledgement. `revision`: of the task's end; `token`: the
+    key's create revision."""
+
+    tenant: str
+    consumer: str
+    task: str
+    revision: int
+    token: int
+
+
 class Kind(enum.Enum):
     """What changed; the value that comes with it in brackets."""
 
@@ -110,6 +124,10 @@ class Kind(enum.Enum):
     NODE = "node"  # str, its id
     WRITER_TAKEN = "writer taken"  # TaskKey
     WRITER_FREE = "writer free"  # TaskKey
+    BURIED = "buried"  # str, a tenant that is being deleted
+    CONSUMER = "consumer"  # TaskKey, (tenant, consumer)
+    DELIVERED = "delivered"  # Delivery
+    UNDELIVERED = "undelivered"  # Delivery, which was acknowledged or whose time is over
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +139,13 @@ class Change:
 
 
 class TenantTasks:
-    """The tasks of one tenant, by id and in the order of their creation."""
+    """The tasks of one tenant: by id, in the order of their creation, and the ended ones in the order of their end."""
 
     def __init__(self) -> None:
         self.records: dict[str, Versioned[TaskRecord]] = {}
         self._order: list[tuple[int, str]] = []
+        self._ended: list[tuple[int, str]] = []
+        self._ended_sorted = True
 
     def put(self, task: Versioned[TaskRecord]) -> None:
         name = task.record.task
@@ -135,6 +155,12 @@ class TenantTasks:
                 bisect.insort(self._order, item)
             else:
                 self._order.append(item)
+        before = self.records.get(name)
+        if task.record.state.ended and (before is None or not before.record.state.ended):
+            # A load comes by id and not by revision: sorted once, when it is asked for, and not at each insertion.
+            ended = (task.mod_revision, name)
+            self._ended_sorted = self._ended_sorted and (not self._ended or self._ended[-1] < ended)
+            self._ended.append(ended)
         self.records[name] = task
 
     def remove(self, task: str) -> None:
@@ -142,6 +168,22 @@ class TenantTasks:
         if found is not None:
             index = bisect.bisect_left(self._order, (found.create_revision, task))
             del self._order[index]
+            if found.record.state.ended:
+                ended = self._by_end()
+                del ended[bisect.bisect_left(ended, (found.mod_revision, task))]
+
+    def ended_after(self, revision: int) -> Iterator[tuple[int, str]]:
+        """(revision of its end, id) of the tasks that ended after `revision`, in that order. Not to be held across an
+        await."""
+        ended = self._by_end()
+        for index in range(bisect.bisect_left(ended, (revision + 1, "")), len(ended)):
+            yield ended[index]
+
+    def _by_end(self) -> list[tuple[int, str]]:
+        if not self._ended_sorted:
+            self._ended.sort()
+            self._ended_sorted = True
+        return self._ended
 
     def newest(self, before: int = 0) -> Iterator[Versioned[TaskRecord]]:
         """Newest first; those created before the revision `before`, when it is given."""
@@ -165,6 +207,11 @@ class State:
         self.nodes: dict[str, Node] = {}
         self.writers: dict[TaskKey, str] = {}
         self.workspaces: dict[TaskKey, Workspace] = {}
+        self.buried: set[str] = set()
+        """Tenants that are being deleted."""
+        self.consumers: dict[TaskKey, Versioned[ConsumerRecord]] = {}
+        self.deliveries: dict[TaskKey, dict[str, Delivery]] = {}
+        """What is being delivered, by (tenant, consumer) and task."""
         self.pools: dict[str, set[str]] = {}
         self._specs: dict[TaskKey, bytes] = {}
         self._spec_bytes = 0
@@ -178,6 +225,11 @@ class State:
         """The lease that `node` holds on a task, or None."""
         held = self.attempts.get(node)
         return held.get((tenant, task)) if held else None
+
+    def ended_after(self, tenant: str, revision: int) -> Iterator[tuple[int, str]]:
+        """As `TenantTasks.ended_after`, of any tenant."""
+        tasks = self.tenants.get(tenant)
+        return tasks.ended_after(revision) if tasks else iter(())
 
     def spec(self, key: TaskKey) -> bytes | None:
         """The inline spec of a queued task, when it is still at hand."""
@@ -223,6 +275,21 @@ class State:
                     self.workspaces.pop((tenant, workspace), None)
                 else:
                     self.workspaces[tenant, workspace] = Workspace(entry, decode(entry.value, WorkspaceRecord))
+            case ["tombstones", tenant]:
+                if deleted:
+                    self.buried.discard(tenant)
+                    return None
+                self.buried.add(tenant)
+                return Change(Kind.BURIED, tenant)
+            case ["consumers", tenant, consumer]:
+                if deleted:
+                    self.consumers.pop((tenant, consumer), None)
+                else:
+                    record = decode(entry.value, ConsumerRecord)
+                    self.consumers[tenant, consumer] = Versioned(record, entry.create_revision, entry.mod_revision)
+                return Change(Kind.CONSUMER, (tenant, consumer))
+            case ["deliveries", tenant, consumer, task]:
+                return self._delivery(entry, deleted, (tenant, consumer), task)
         return None
 
     def _task(self, entry: Entry, deleted: bool, key: TaskKey) -> Change | None:
@@ -274,6 +341,18 @@ class State:
         attempt = Attempt(node, key[0], key[1], record.number, record.uid, entry.create_revision)
         self.attempts.setdefault(node, {})[key] = attempt
         return Change(Kind.CLAIMED, attempt)
+
+    def _delivery(self, entry: Entry, deleted: bool, key: TaskKey, task: str) -> Change | None:
+        if deleted:
+            held = self.deliveries.get(key, {})
+            gone = held.pop(task, None)
+            if not held:
+                self.deliveries.pop(key, None)
+            return Change(Kind.UNDELIVERED, gone) if gone else None
+        record = decode(entry.value, DeliveryRecord)
+        delivery = Delivery(key[0], key[1], task, record.revision, entry.create_revision)
+        self.deliveries.setdefault(key, {})[task] = delivery
+        return Change(Kind.DELIVERED, delivery)
 
     def _node(self, entry: Entry, deleted: bool, node: str) -> Change:
         if deleted:
