@@ -31,6 +31,7 @@ from cloudclaw_scheduler.app.gauges import Sampler
 from cloudclaw_scheduler.app.leader import Leader
 from cloudclaw_scheduler.app.metrics import Metrics
 from cloudclaw_scheduler.app.mirror import Mirror
+from cloudclaw_scheduler.app.on_demand import OnDemand
 from cloudclaw_scheduler.app.queries import Queries
 from cloudclaw_scheduler.app.results import Results
 from cloudclaw_scheduler.app.segments import Segments
@@ -90,7 +91,7 @@ class Scheduler:
         # What every replica answers.
         self.fullness = Fullness(kv, clock, metrics)
         pools = {pool: frozenset(runtimes.split()) for pool, runtimes in settings.pools.items()}
-        self.submitter = Submitter(self.mirror, transactions, specs, self.fullness, clock, metrics, pools)
+        self.submitter = Submitter(kv, self.mirror, transactions, specs, self.fullness, clock, metrics, pools)
         services = Services(
             mirror=self.mirror,
             transactions=transactions,
@@ -102,6 +103,7 @@ class Scheduler:
             results=results,
             status=Status(self.mirror, self.leader, self.elected, self.fullness, self.relay, clock, version()),
             metrics=metrics,
+            on_demand=OnDemand(self.mirror, feed, transactions, clock),
         )
         self.server = RpcServer(settings.server, authenticator, clock=clock)
         self.server.add(SERVICE, add_SchedulerServiceServicer_to_server, SchedulerServicer(services, self.leader))

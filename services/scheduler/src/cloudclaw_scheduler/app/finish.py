@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Final
 
 import structlog
 
 from cloudclaw.clock import Clock
 from cloudclaw.coordination import life
-from cloudclaw.coordination.records import AttemptState, EndReason, TaskRecord, TaskState
+from cloudclaw.coordination.records import AttemptState, EndReason, Mode, TaskRecord, TaskState
 from cloudclaw.coordination.transactions import Transactions, Versioned
 from cloudclaw.errors import AbortedError, FencedError, PreconditionError, QuotaExceededError, UnavailableError
 from cloudclaw.ids import new_id
@@ -104,7 +105,10 @@ class Finisher:
                 if task is None or task.record.uid != report.uid:
                     return self._settled(task, report)
                 continue
-            if outcome.snapshot is not None and done.state is TaskState.SUCCEEDED:
+            if outcome.reason is EndReason.DRAINED:
+                link.draining = True  # its next heartbeat says so too, but the task must not come back before that
+            kept = outcome.snapshot is not None and task.record.plan.mode is not Mode.EPHEMERAL
+            if kept and done.state is TaskState.SUCCEEDED:
                 link.caches(report.tenant, outcome.snapshot.id)
             return COMMITTED
         return RETRY
@@ -129,9 +133,8 @@ class Finisher:
     ) -> TaskRecord:
         record = task.record
         commit = commit_of(record, outcome)
-        part = reported_part(reported, commit, record.queued)
-        inline, name = await self._results.place(record, record.uid, part)
-        after = life.reported(
+        ended = functools.partial(
+            life.reported,
             record,
             self._clock.wall(),
             outcome.state,
@@ -143,9 +146,12 @@ class Finisher:
             retryable=outcome.retryable,
             token=token,
             started=outcome.started,
-            result=inline,
-            result_object=name,
         )
+        after = ended()
+        if after.state.ended:  # an attempt that is tried again leaves no result, and no object for one
+            part = reported_part(reported, commit, record.queued)
+            inline, name = await self._results.place(record, record.uid, part)
+            after = ended(result=inline, result_object=name)
         held = Attempt(record.node, record.tenant, record.task, record.attempt, record.uid, token)
         await self._transactions.finish(held.token, task, after, snapshot=commit.snapshot, move_head=commit.move_head)
         self._hub.close(record.uid)
@@ -158,7 +164,7 @@ class Finisher:
         if after.state.ended:
             self._metrics.ended.labels(after.state.value).inc()
         else:
-            self._metrics.requeued.labels("retry").inc()
+            self._metrics.requeued.labels("drain" if end.reason is EndReason.DRAINED else "retry").inc()
         _log.debug("finished", tenant=after.tenant, task=after.task, attempt=after.attempt, state=after.state.value)
 
 

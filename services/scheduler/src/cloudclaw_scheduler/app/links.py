@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 from cloudclaw.errors import CloudClawError, FencedError, UnavailableError
-from cloudclaw.v1.scheduler_pb2 import ConnectResponse, Hello, PoolCapacity
+from cloudclaw.v1.scheduler_pb2 import ConnectResponse, Hello, PoolCapacity, RunningAttempt
 from cloudclaw_scheduler.app.outbox import Outbox
 
 _log = structlog.get_logger()
@@ -29,7 +29,12 @@ class Capacity:
 
 
 class NodeLink:
-    """One connected node. `term` is stamped on all that is sent."""
+    """One connected node. `term` is stamped on all that is sent.
+
+    Attributes:
+        running: what it said last that it runs, by token.
+        asked: the latest checkpoint that each of those was asked for on this stream, by token.
+    """
 
     def __init__(self, hello: Hello, term: int, now: float) -> None:
         self.node = hello.node
@@ -42,8 +47,11 @@ class NodeLink:
         self.seen = now
         self.silent_ticks = 0
         self.missing: dict[int, int] = {}
+        self.running: dict[int, RunningAttempt] = {}
+        self.asked: dict[int, int] = {}
         self._cached: dict[tuple[str, str], None] = {}
         self.report_pools(hello.pools)
+        self.report_attempts(hello.attempts)
         for tree in hello.cached:
             self.caches(tree.tenant, tree.snapshot_id)
 
@@ -65,16 +73,29 @@ class NodeLink:
         self.pools = fresh
         return changed
 
+    def report_attempts(self, attempts: Iterable[RunningAttempt]) -> None:
+        """Take over what it runs."""
+        self.running = {running.token: running for running in attempts}
+        self.asked = {token: request for token, request in self.asked.items() if token in self.running}
+
     def caches(self, tenant: str, snapshot: str) -> None:
-        """The node's host has this tree."""
+        """The node's host holds the tree of this snapshot ready."""
         self._cached.pop((tenant, snapshot), None)
         self._cached[tenant, snapshot] = None
         if len(self._cached) > CACHED_LIMIT:
             del self._cached[next(iter(self._cached))]
 
+    def takes(self, tenant: str, snapshot: str) -> None:
+        """An attempt begins with the ready tree of this snapshot, if there is one: it is ready no more (rule 11)."""
+        self._cached.pop((tenant, snapshot), None)
+
     def has_cached(self, tenant: str, snapshot: str) -> bool:
-        """Whether its host has the tree of a snapshot."""
+        """Whether its host holds the tree of a snapshot ready."""
         return (tenant, snapshot) in self._cached
+
+    def forget(self, tenant: str) -> None:
+        """The node removes what it has of a tenant."""
+        self._cached = {tree: None for tree in self._cached if tree[0] != tenant}
 
 
 class Links:

@@ -44,6 +44,7 @@ def attempt_message(end: AttemptEnd, *, token: int = 0) -> task_pb2.Attempt:
         end_time=timestamp(end.ended),
         log_end=end.log_end,
         base_snapshot_id=end.base,
+        resumed=end.resumed,
     )
 
 
@@ -57,6 +58,7 @@ def reported_part(outcome: AttemptOutcome, commit: Commit, queued: float) -> tas
         changed_files=outcome.changed_files if kept else None,
         changed_files_truncated=outcome.changed_files_truncated and kept,
         artifacts=outcome.artifacts,
+        artifacts_truncated=outcome.artifacts_truncated,
         snapshot_id=commit.snapshot.id if commit.snapshot else "",
         timings=task_pb2.Timings(
             queued=timestamp(queued),
@@ -113,10 +115,16 @@ def _fill(result: task_pb2.Result, record: TaskRecord) -> None:
     if last and last.exit_code is not None and last.state not in (AttemptState.LOST, AttemptState.CANCELED):
         result.exit_code = last.exit_code
     result.attempts.extend(attempt_message(attempt) for attempt in record.attempts)
-    if not result.timings.HasField("queued"):
-        result.timings.queued.CopyFrom(timestamp(record.queued) or Timestamp())
-    ended = timestamp(record.updated)
-    if ended is not None:
-        if not result.timings.HasField("ended") and record.state is not TaskState.CANCELED and last:
-            result.timings.ended.CopyFrom(ended)
-        result.timings.committed.CopyFrom(ended)
+    if record.state is not TaskState.SUCCEEDED and record.checkpoint is not None:
+        # Nothing was committed, and these files are all that the user gets.
+        result.snapshot_id = record.checkpoint.id
+    timings = result.timings
+    if not timings.HasField("queued"):
+        timings.queued.CopyFrom(timestamp(record.queued) or Timestamp())
+    # What no report said is known from the last attempt, if there was one.
+    if last is not None and not timings.HasField("started") and (started := timestamp(last.started)):
+        timings.started.CopyFrom(started)
+    if last is not None and not timings.HasField("ended") and (ended := timestamp(last.ended)):
+        timings.ended.CopyFrom(ended)
+    if committed := timestamp(record.updated):
+        timings.committed.CopyFrom(committed)

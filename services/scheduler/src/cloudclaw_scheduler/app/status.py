@@ -7,6 +7,7 @@ from collections.abc import Callable
 import structlog
 
 from cloudclaw.clock import Clock
+from cloudclaw.coordination.records import TaskRecord
 from cloudclaw.errors import CloudClawError
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw_scheduler.app.leader import Leader
@@ -60,6 +61,20 @@ class Status:
             etcd_limit_bytes=self._fullness.limit,
             version=self._version,
         )
+
+    def progress(self, record: TaskRecord) -> list[str]:
+        """How far the files of a running attempt are prepared or saved, for people; nothing when its node did not say
+        so, and while another replica leads."""
+        link = self._link(record.node)
+        attempt = self._mirror.state.attempt(record.node, record.tenant, record.task)
+        running = link.running.get(attempt.revision) if link is not None and attempt is not None else None
+        if running is None or not running.HasField("progress"):
+            return []
+        done = running.progress
+        files = f"{done.files} of {done.total_files}" if done.total_files else f"{done.files}"
+        size = f"{done.bytes} of {done.total_bytes}" if done.total_bytes else f"{done.bytes}"
+        work = "saved" if running.phase == pb.ATTEMPT_PHASE_SAVING else "prepared"
+        return [f"Its files are being {work}: {files} files, {size} bytes so far."]
 
     def _link(self, node: str) -> NodeLink | None:
         term = self._leader.term

@@ -6,14 +6,16 @@ import hashlib
 from typing import Final
 
 import structlog
+from msgspec.structs import replace
 
 from cloudclaw.clock import Clock
-from cloudclaw.coordination import life
+from cloudclaw.coordination import keys, life
 from cloudclaw.coordination.port import KeyValue
-from cloudclaw.coordination.records import Plan, TaskRecord, TaskState
+from cloudclaw.coordination.records import Plan, RequestRecord, TaskRecord, TaskState, decode
 from cloudclaw.coordination.transactions import Submission, Transactions, Versioned
 from cloudclaw.errors import (
     AbortedError,
+    AlreadyExistsError,
     NotFoundError,
     PreconditionError,
     QuotaExceededError,
@@ -71,6 +73,7 @@ class Submitter:
 
     def __init__(
         self,
+        kv: KeyValue,
         mirror: Mirror,
         transactions: Transactions,
         specs: Specs,
@@ -79,6 +82,7 @@ class Submitter:
         metrics: Metrics,
         pools: dict[str, frozenset[str]],
     ) -> None:
+        self._kv = kv
         self._mirror = mirror
         self._transactions = transactions
         self._specs = specs
@@ -102,25 +106,43 @@ class Submitter:
             check_opaque_id(request_id, "request_id")
         if self._stopped:
             raise UnavailableError("this replica is stopping; try again", retry_after=0.5, reason="STOPPING")
+        digest = hashlib.sha256(spec).hexdigest() if request_id else ""
+        if request_id and (earlier := await self._earlier(tenant, request_id, digest)):
+            return earlier  # whatever is full or gone by now, it was accepted
+        if tenant in self._mirror.state.buried:
+            raise PreconditionError(f"tenant {tenant!r} is being deleted", subject=tenant, reason="TENANT_DELETED")
         self._fullness.check()
         self._check_pool(plan)
         await self._check_workspace(tenant, plan)
         task = new_id("task")
-        now = self._clock.wall()
-        record = life.queued(tenant=tenant, task=task, plan=plan, now=now, op_id=new_id("op"))
+        record = life.queued(
+            tenant=tenant, task=task, plan=plan, now=self._clock.wall(), op_id=new_id("op"), request=request_id
+        )
         placed = await self._specs.place(tenant, task, spec)
-        if placed:
-            record = life.queued(tenant=tenant, task=task, plan=plan, now=now, op_id=record.op_id, spec_object=placed)
         submission = await self._transactions.submit(
-            record,
-            b"" if placed else spec,
-            request_id=request_id,
-            digest=hashlib.sha256(spec).hexdigest() if request_id else "",
+            replace(record, spec_object=placed), b"" if placed else spec, request_id=request_id, digest=digest
         )
         self._mirror.wrote(submission.task.mod_revision)
         if submission.created:
             self._metrics.submitted.labels(tenant).inc()
         return submission
+
+    async def _earlier(self, tenant: str, request_id: str, digest: str) -> Submission | None:
+        """The task that was accepted for this request, None for a new one. `AlreadyExistsError`, `NotFoundError`."""
+        entry = await self._kv.get(keys.request(tenant, request_id))
+        if entry is None:
+            return None
+        request = decode(entry.value, RequestRecord)
+        if request.digest != digest:
+            raise AlreadyExistsError(
+                f"request id {request_id!r} was used for another request body; choose a new id",
+                reason="REQUEST_ID_REUSED",
+                metadata={"task": request.task},
+            )
+        task = await self._transactions.get_task(tenant, request.task)
+        if task is None:
+            raise NotFoundError(f"the task of request {request_id!r} is gone", metadata={"task": request.task})
+        return Submission(task, False)
 
     async def cancel(self, tenant: str, task: str) -> Versioned[TaskRecord]:
         """Cancel a queued task at once, ask a running one to end; one that has ended is answered as it is."""

@@ -14,8 +14,10 @@ from cloudclaw.coordination.transactions import Transactions
 from cloudclaw.errors import CloudClawError
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw_scheduler.app.assign import Assigner
+from cloudclaw_scheduler.app.checkpoints import Checkpoints
 from cloudclaw_scheduler.app.dispatch import Dispatcher
 from cloudclaw_scheduler.app.finish import Finisher
+from cloudclaw_scheduler.app.forget import Forgetting
 from cloudclaw_scheduler.app.leading import Leading
 from cloudclaw_scheduler.app.links import Links, NodeLink
 from cloudclaw_scheduler.app.logs import LogHub
@@ -73,6 +75,10 @@ class Term:
         self._finisher = Finisher(mirror, tools.transactions, self.hub, tools.results, clock, metrics)
         self._log_streams: set[Outbox[pb.StreamLogsResponse]] = set()
         self._reconciler = Reconciler(mirror, self.links, assigner, self._finisher, self.spawner)
+        self._checkpoints = Checkpoints(
+            tools.kv, mirror, leading, tools.transactions, self.links, self.spawner, clock, metrics
+        )
+        self._forgetting = Forgetting(mirror, self.links)
 
     @property
     def term(self) -> int:
@@ -83,7 +89,7 @@ class Term:
         """Recover what the last term left, then dispatch, for ever. `ready` is called when nodes may connect."""
         # What was written before this term began must be seen before anything is decided.
         await self._tools.mirror.reach(self.term)
-        parts = (self.recovery, self.dispatcher, self._reconciler)
+        parts = (self.recovery, self.dispatcher, self._reconciler, self._checkpoints, self._forgetting)
         for part in parts:
             self._tools.mirror.subscribe(part)
         try:
@@ -119,6 +125,8 @@ class Term:
         welcome.heartbeat_interval.FromMilliseconds(round(self._tools.heartbeat * 1000))
         link.send(pb.ConnectResponse(welcome=welcome))
         self._reconciler.compare(link, hello.attempts, greeting=True)
+        self._checkpoints.heard(link)
+        self._forgetting.greet(link)
         self.dispatcher.pump()
         return link
 
@@ -143,13 +151,19 @@ class Term:
         link.send(pb.ConnectResponse(heartbeat_ack=pb.HeartbeatAck(sequence=heartbeat.sequence)))
         changed = link.report_pools(heartbeat.pools) or heartbeat.draining != link.draining
         link.draining = heartbeat.draining
+        link.report_attempts(heartbeat.attempts)
         self._reconciler.compare(link, heartbeat.attempts, greeting=False)
+        self._checkpoints.heard(link)
         if changed or refused:
             self.dispatcher.pump()
 
     def report(self, link: NodeLink, report: pb.AttemptReport) -> None:
         """An attempt ended; the verdict follows on the link."""
         self.spawner.spawn(self._finisher.report(link, report))
+
+    def checkpoint(self, link: NodeLink, report: pb.CheckpointReport) -> None:
+        """A node took a checkpoint, or could not; the verdict follows on the link."""
+        self._checkpoints.report(link, report)
 
     def reject(self, link: NodeLink, reject: pb.Reject) -> None:
         """The node has no slot for an attempt after all: give it back, and offer this pool nothing until the next

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cloudclaw.coordination.records import EndReason, Mode, Plan
-from cloudclaw.errors import InvalidArgumentError, UnimplementedError
+from cloudclaw.errors import InvalidArgumentError
 from cloudclaw.ids import check_name, check_opaque_id
 
 KIB: Final = 1024
@@ -25,7 +25,8 @@ MAX_RUN_SECONDS: Final = 7 * 86_400.0
 MAX_WAIT_SECONDS: Final = 365 * 86_400.0
 MAX_ATTEMPTS: Final = 100
 MAX_ARTIFACTS: Final = 64
-MAX_ARTIFACT_BYTES: Final = 1024
+MAX_ARTIFACT_BYTES: Final = 256
+MIN_CHECKPOINT_SECONDS: Final = 1.0
 MAX_LABELS: Final = 32
 MAX_LABEL_KEY_BYTES: Final = 63
 MAX_LABEL_VALUE_BYTES: Final = 255
@@ -101,7 +102,7 @@ def plan(draft: Draft) -> Plan:
         queue_timeout=_or(_duration(draft.queue_timeout, "spec.timeouts.queue"), 0.0),
         run_timeout=run or DEFAULT_RUN_SECONDS,
         silence_timeout=_or(_duration(draft.silence_timeout, "spec.timeouts.silence"), 0.0),
-        checkpoint_interval=_or(_duration(draft.checkpoint_interval, "spec.checkpoint_interval"), 0.0),
+        checkpoint_interval=_checkpoint_interval(draft.checkpoint_interval),
     )
 
 
@@ -157,23 +158,29 @@ def _check_resources(draft: Draft) -> None:
         raise _invalid("spec.resources.memory_bytes", f"must be at least {MIN_MEMORY_BYTES}; got {draft.memory_bytes}")
 
 
-def check_served(draft: Draft) -> None:
-    """Raise `UnimplementedError` for what the API promises and no node does yet: better than a task that only believes
-    that it has checkpoints."""
-    for name, given in (("checkpoint_interval", draft.checkpoint_interval), ("artifacts", draft.artifacts)):
-        if given:
-            raise UnimplementedError(f"spec.{name} is not served yet; leave it out", reason="NOT_SERVED_YET")
+def _checkpoint_interval(value: float | None) -> float:
+    """0 for none: checkpoints are then taken only when somebody asks."""
+    seconds = _duration(value, "spec.checkpoint_interval", most=MAX_RUN_SECONDS)
+    if seconds is None:
+        return 0.0
+    if seconds < MIN_CHECKPOINT_SECONDS:
+        raise _invalid("spec.checkpoint_interval", f"must be at least {MIN_CHECKPOINT_SECONDS:.0f} s; got {seconds} s")
+    return seconds
+
+
+def check_pattern(pattern: str, field: str) -> None:
+    """`InvalidArgumentError` for what is no glob relative to a workspace."""
+    if not pattern or _size(pattern) > MAX_ARTIFACT_BYTES or "\0" in pattern:
+        raise _invalid(field, f"must be 1 to {MAX_ARTIFACT_BYTES} bytes without NUL")
+    if pattern.startswith("/") or ".." in pattern.split("/"):
+        raise _invalid(field, f"must be relative to the workspace and without '..'; got {pattern[:80]!r}")
 
 
 def _check_artifacts(globs: tuple[str, ...]) -> None:
     if len(globs) > MAX_ARTIFACTS:
         raise _invalid("spec.artifacts", f"must be at most {MAX_ARTIFACTS}; got {len(globs)}")
     for index, glob in enumerate(globs):
-        name = f"spec.artifacts[{index}]"
-        if not glob or _size(glob) > MAX_ARTIFACT_BYTES or "\0" in glob:
-            raise _invalid(name, f"must be 1 to {MAX_ARTIFACT_BYTES} bytes without NUL")
-        if glob.startswith("/") or ".." in glob.split("/"):
-            raise _invalid(name, f"must be relative to the workspace and without '..'; got {glob[:80]!r}")
+        check_pattern(glob, f"spec.artifacts[{index}]")
 
 
 def _check_labels(labels: Mapping[str, str]) -> None:

@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from cloudclaw.coordination.records import TaskRecord, TaskState, Transition
 from cloudclaw.coordination.transactions import Versioned
 from cloudclaw.errors import InvalidArgumentError
+from cloudclaw.refs import ref_of
 from cloudclaw.v1 import task_pb2
 from cloudclaw_scheduler.app.queries import Waiting
 from cloudclaw_scheduler.app.results import attempt_message, timestamp
@@ -92,6 +93,8 @@ def task_message(
         workspace=task_pb2.WorkspaceSelection(name=plan.workspace, mode=f"WORKSPACE_MODE_{plan.mode}"),
         labels=plan.labels,
         due_time=timestamp(record.due),
+        checkpoint=ref_of(record.checkpoint) if record.checkpoint else None,
+        checkpoint_time=timestamp(record.checkpoint_time) if record.checkpoint else None,
     )
 
 

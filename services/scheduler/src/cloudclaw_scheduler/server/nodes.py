@@ -78,6 +78,8 @@ class NodeCalls:
                 term.heartbeat(link, request.heartbeat)
             case "report":
                 term.report(link, request.report)
+            case "checkpoint":
+                term.checkpoint(link, request.checkpoint)
             case "reject":
                 term.reject(link, request.reject)
             case "hello":

@@ -9,16 +9,19 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 
 from cloudclaw.coordination.records import TaskRecord, TaskState
 from cloudclaw.coordination.transactions import Transactions, Versioned
 from cloudclaw.errors import UnimplementedError
+from cloudclaw.refs import ref_of
 from cloudclaw.rpc.auth import caller
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1 import task_pb2
 from cloudclaw_scheduler.app.feed import Feed
 from cloudclaw_scheduler.app.metrics import Metrics
 from cloudclaw_scheduler.app.mirror import Mirror
+from cloudclaw_scheduler.app.on_demand import OnDemand
 from cloudclaw_scheduler.app.queries import Filter, Queries, Waiting
 from cloudclaw_scheduler.app.results import Results
 from cloudclaw_scheduler.app.specs import Specs
@@ -48,6 +51,7 @@ class Services:
     results: Results
     status: Status
     metrics: Metrics
+    on_demand: OnDemand
 
 
 class TaskCalls:
@@ -64,11 +68,11 @@ class TaskCalls:
         self._results = services.results
         self._status = services.status
         self._metrics = services.metrics
+        self._on_demand = services.on_demand
 
     async def SubmitTask(self, request: pb.SubmitTaskRequest, context: Context) -> pb.SubmitTaskResponse:
         draft = draft_of(request.spec)
         plan = rules.plan(draft)
-        rules.check_served(draft)
         data = request.spec.SerializeToString(deterministic=True)
         done = await self._submitter.submit(caller().tenant, plan, data, request.request_id)
         return pb.SubmitTaskResponse(task=self._message(done.task, request.spec), created=done.created)
@@ -86,6 +90,12 @@ class TaskCalls:
             next_page_token=page.next_token,
             revision=page.revision,
         )
+
+    async def CheckpointTask(self, request: pb.CheckpointTaskRequest, context: Context) -> pb.CheckpointTaskResponse:
+        taken = await self._on_demand.take(caller().tenant, _task_id(request.task_id))
+        frozen = Duration()
+        frozen.FromMicroseconds(round(taken.frozen * 1_000_000))
+        return pb.CheckpointTaskResponse(checkpoint=ref_of(taken.pointer), frozen=frozen)
 
     async def CancelTask(self, request: pb.CancelTaskRequest, context: Context) -> pb.CancelTaskResponse:
         task = await self._submitter.cancel(caller().tenant, _task_id(request.task_id))
@@ -131,11 +141,12 @@ class TaskCalls:
         await self._mirror.reach(task.mod_revision)
         waiting = self._queries.waiting(task.record)
         position = self._queries.position(task.record)
+        progress = self._status.progress(task.record)
         return pb.ExplainTaskResponse(
             task=self._message(task, await self._specs.read(task.record)),
             position=position,
             writer=waiting.writer,
-            reasons=self._queries.reasons(task.record, waiting, position),
+            reasons=[*self._queries.reasons(task.record, waiting, position), *progress],
         )
 
     async def GetResult(self, request: pb.GetResultRequest, context: Context) -> pb.GetResultResponse:
