@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from msgspec.structs import replace
 
@@ -18,12 +18,15 @@ from cloudclaw.coordination.records import (
     encode,
 )
 
+SHORT: Final = 40
+"""What is left of a message, in characters, when nothing else makes a record fit."""
+
 T = TypeVar("T")
 
 
-def cut(message: str) -> str:
-    """`message` within 200 characters, and marked when it was longer."""
-    return message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 1] + "…"
+def cut(message: str, limit: int = MAX_MESSAGE) -> str:
+    """`message` within `limit` characters, and marked when it was longer."""
+    return message if len(message) <= limit else message[: limit - 1] + "…"
 
 
 def appended(events: tuple[Transition, ...], event: Transition, limit: int = MAX_EVENTS) -> tuple[Transition, ...]:
@@ -41,9 +44,9 @@ def fit(task: TaskRecord) -> TaskRecord:
     """`task`, made small enough for etcd.
 
     Older attempts are packed first (by `encode`, without loss); then go, until it fits: their messages, the
-    messages of older transitions, transitions from the middle, tokens and bases of older attempts, and at last
-    attempts from the middle. Raises `ValueError` when all that is not enough (a result that should have been an
-    object, or labels that submit should have refused).
+    messages of older transitions, transitions from the middle, tokens and bases of older attempts, attempts from
+    the middle, and at last the greater part of the messages that are left. Raises `ValueError` when all that is not
+    enough (a result that should have been an object, or labels that submit should have refused).
     """
     if len(encode(task)) <= MAX_TASK_BYTES:
         return task
@@ -71,6 +74,12 @@ def _reductions(task: TaskRecord) -> Iterator[TaskRecord]:
     for limit in (64, 32, 16, 8):
         task = replace(task, attempts=_first_and_latest(task.attempts, limit))
         yield task
+    yield replace(
+        task,
+        checkpoint_failure=cut(task.checkpoint_failure, SHORT),
+        events=tuple(replace(event, message=cut(event.message, SHORT)) for event in task.events),
+        attempts=tuple(replace(attempt, message=cut(attempt.message, SHORT)) for attempt in task.attempts),
+    )
 
 
 def _older(task: TaskRecord, change: Callable[[AttemptEnd], AttemptEnd]) -> TaskRecord:

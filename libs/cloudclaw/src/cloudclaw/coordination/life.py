@@ -36,8 +36,13 @@ RETRYABLE_BY_DEFAULT: Final = frozenset({EndReason.INTERNAL})
 """Beyond `ALWAYS_RETRYABLE`, when the plan names no reasons (`RetryPolicy.retry_on`)."""
 
 
-def queued(*, tenant: str, task: str, plan: Plan, now: float, op_id: str, spec_object: str = "") -> TaskRecord:
-    """A task as submitted. `InvalidArgumentError` when its labels are too much for a record."""
+def queued(
+    *, tenant: str, task: str, plan: Plan, now: float, op_id: str, spec_object: str = "", request: str = ""
+) -> TaskRecord:
+    """A task as submitted, by the client's request id `request`.
+
+    `InvalidArgumentError` when its labels are too much for a record.
+    """
     if len(msgspec.json.encode(plan)) > MAX_PLAN_BYTES:
         raise InvalidArgumentError("labels take more than about 1.5 KiB in all", field="spec.labels")
     now = _ms(now)
@@ -50,6 +55,7 @@ def queued(*, tenant: str, task: str, plan: Plan, now: float, op_id: str, spec_o
         queued=now,
         op_id=op_id,
         spec_object=spec_object,
+        request=request,
         events=(Transition(time=now, state=TaskState.QUEUED),),
     )
 
@@ -57,7 +63,8 @@ def queued(*, tenant: str, task: str, plan: Plan, now: float, op_id: str, spec_o
 def claimed(task: TaskRecord, node: str, uid: str, base: SnapshotPointer | None, now: float, op_id: str) -> TaskRecord:
     """The next attempt, on `node`. `base` is the workspace's head now (None: empty, or no workspace).
 
-    The attempt starts from the checkpoint when there is one, else from `base`.
+    The attempt starts from the checkpoint when there is one, else from `base`. Requests for a checkpoint that the
+    attempt before it left open are answered now, as failed: nobody waits for them any more.
     """
     _require(task, TaskState.QUEUED)
     if task.due:
@@ -65,7 +72,15 @@ def claimed(task: TaskRecord, node: str, uid: str, base: SnapshotPointer | None,
     number = task.attempt + 1
     start = task.checkpoint or base
     now = _ms(now)
-    attempt = AttemptEnd(number=number, uid=uid, node=node, started=now, base=start.id if start else "")
+    attempt = AttemptEnd(
+        number=number,
+        uid=uid,
+        node=node,
+        started=now,
+        base=start.id if start else "",
+        resumed=task.checkpoint is not None,
+    )
+    stale = task.checkpoint_served < task.checkpoint_wanted
     after = replace(
         task,
         state=TaskState.RUNNING,
@@ -77,6 +92,8 @@ def claimed(task: TaskRecord, node: str, uid: str, base: SnapshotPointer | None,
         node=node,
         base=base,
         attempts=(*task.attempts, attempt),
+        checkpoint_served=task.checkpoint_wanted,
+        checkpoint_failure="the attempt ended before it was taken" if stale else task.checkpoint_failure,
         events=appended(task.events, Transition(time=now, state=TaskState.RUNNING, attempt=number, node=node)),
     )
     return fit(after)
@@ -96,10 +113,50 @@ def unclaimed(task: TaskRecord, now: float, *, op_id: str, message: str = "") ->
     return _moved(after, now, TaskState.QUEUED, None, message, op_id)
 
 
-def checkpointed(task: TaskRecord, now: float, checkpoint: SnapshotPointer, *, op_id: str) -> TaskRecord:
-    """The next attempt will start from `checkpoint`."""
+def checkpointed(
+    task: TaskRecord,
+    now: float,
+    checkpoint: SnapshotPointer,
+    *,
+    op_id: str,
+    request: int = 0,
+    frozen: float = 0.0,
+) -> TaskRecord:
+    """The next attempt will start from `checkpoint`.
+
+    `request`: the number of the request that it answers, 0 for none; `frozen`: seconds that the processes stood still.
+    """
     _require(task, TaskState.RUNNING)
-    return fit(replace(task, checkpoint=checkpoint, updated=_ms(now), op_id=op_id))
+    now = _ms(now)
+    after = replace(
+        task,
+        checkpoint=checkpoint,
+        checkpoint_time=now,
+        checkpoint_served=_served(task, request),
+        checkpoint_failure="",
+        frozen=round(frozen, 6),
+        updated=now,
+        op_id=op_id,
+    )
+    return fit(after)
+
+
+def checkpoint_refused(task: TaskRecord, now: float, failure: str, *, op_id: str, request: int) -> TaskRecord:
+    """The checkpoint of `request` came to nothing; the attempt goes on. One answered before is left as it was."""
+    _require(task, TaskState.RUNNING)
+    served = _served(task, request)
+    if served == task.checkpoint_served:
+        return task
+    failure = cut(failure) or "the node did not say why"
+    return fit(
+        replace(task, checkpoint_served=served, checkpoint_failure=failure, updated=_ms(now), op_id=op_id),
+    )
+
+
+def checkpoint_wanted(task: TaskRecord, now: float, *, op_id: str) -> TaskRecord:
+    """Somebody asks for a checkpoint of the running attempt; the request's number is `checkpoint_wanted`."""
+    _require(task, TaskState.RUNNING)
+    return fit(replace(task, checkpoint_wanted=task.checkpoint_wanted + 1, updated=_ms(now), op_id=op_id))
 
 
 def reported(
@@ -122,7 +179,9 @@ def reported(
 
     CANCELED whatever the report says, once that was requested (rule 7). A failure is tried again while attempts are
     left, when the report says so (`retryable`), its reason always allows it, or the plan names it; then `due` is
-    set. `result` and `result_object` are kept only by a task that ends. `started`: when the sandbox was handed over.
+    set. DRAINED is no fault of the task's: the attempt is given back, and the task goes on, at once from its
+    checkpoint, or after a pause from the start when it has none. `result` and `result_object` are kept only by a task
+    that ends. `started`: when the sandbox was handed over.
     """
     _require(task, TaskState.RUNNING)
     if state is AttemptState.LOST:
@@ -139,8 +198,12 @@ def reported(
     if state is not AttemptState.FAILED:
         done = TaskState.SUCCEEDED if state is AttemptState.SUCCEEDED else TaskState.CANCELED
         return _ended(after, now, done, reason, message, op_id, result, result_object)
-    if task.attempt < task.plan.max_attempts and (retryable or _retryable(task.plan, reason)):
-        return _again(after, now, backoff(task.plan, task.attempt), reason, message, op_id)
+    if reason is EndReason.DRAINED:
+        after = replace(after, given_back=task.given_back + 1)
+        pause = 0.0 if task.checkpoint is not None else backoff(task.plan, _counted(task))
+        return _again(after, now, pause, reason, message, op_id)
+    if _counted(task) < task.plan.max_attempts and (retryable or _retryable(task.plan, reason)):
+        return _again(after, now, backoff(task.plan, _counted(task)), reason, message, op_id)
     return _ended(after, now, TaskState.FAILED, reason, message, op_id, result, result_object)
 
 
@@ -162,7 +225,7 @@ def lost(
     after = _close(task, now, AttemptState.LOST, reason, message, None, log_end, token, 0.0)
     if task.cancel_requested:
         return _ended(after, now, TaskState.CANCELED, EndReason.CANCELED, message, op_id)
-    if task.attempt >= task.plan.max_attempts:
+    if _counted(task) >= task.plan.max_attempts:
         return _ended(after, now, TaskState.FAILED, reason, message, op_id)
     beyond = _losses(after) - LOSSES_WITHOUT_PAUSE
     return _again(after, now, backoff(task.plan, beyond) if beyond > 0 else 0.0, reason, message, op_id)
@@ -223,6 +286,16 @@ def _retryable(plan: Plan, reason: EndReason) -> bool:
     return reason in ALWAYS_RETRYABLE or reason in (plan.retry_on or RETRYABLE_BY_DEFAULT)
 
 
+def _counted(task: TaskRecord) -> int:
+    """Attempts that count against `max_attempts`, the current one included (rule 9)."""
+    return task.attempt - task.given_back
+
+
+def _served(task: TaskRecord, request: int) -> int:
+    """The latest request that is answered now that `request` is; a node can answer none that nobody made."""
+    return max(task.checkpoint_served, min(request, task.checkpoint_wanted))
+
+
 def _losses(task: TaskRecord) -> int:
     """Attempts lost in a row, up to the latest."""
     count = 0
@@ -274,7 +347,9 @@ def _ended(
     result: str = "",
     result_object: str = "",
 ) -> TaskRecord:
-    after = replace(task, due=0.0, result=result, result_object=result_object)
+    # A success leaves its files in the workspace; otherwise the checkpoint is all that the user gets of them.
+    checkpoint = None if state is TaskState.SUCCEEDED else task.checkpoint
+    after = replace(task, due=0.0, result=result, result_object=result_object, checkpoint=checkpoint)
     return _moved(after, now, state, reason, message, op_id)
 
 

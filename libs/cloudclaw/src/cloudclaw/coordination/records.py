@@ -128,7 +128,10 @@ class SnapshotPointer(Record, frozen=True, kw_only=True):
 
 
 class AttemptEnd(Record, frozen=True, kw_only=True):
-    """An attempt, running (`state` RUNNING) or ended. At most 100 of them; messages are cut to 200 characters."""
+    """An attempt, running (`state` RUNNING) or ended; messages are cut to 200 characters.
+
+    `base`: the snapshot that it started from, "" for none. `resumed`: that was a checkpoint.
+    """
 
     number: int
     uid: str
@@ -337,6 +340,8 @@ class _PackedAttempts(msgspec.Struct, frozen=True, array_like=True):
     ended: list[float]
     log_end: list[int]
     base: list[str]
+    resumed: list[bool] = []
+    """Empty in records that were packed before attempts said this."""
 
 
 @functools.cache
@@ -372,6 +377,7 @@ def _pack(task: TaskRecord) -> TaskRecord:
 
 def _unpack(task: TaskRecord) -> TaskRecord:
     columns = msgspec.json.decode(zlib.decompress(base64.b85decode(task.packed)), type=_PackedAttempts)
+    columns.resumed.extend([False] * (len(columns.number) - len(columns.resumed)))
     rows = zip(*(getattr(columns, name) for name in _COLUMNS), strict=True)
     old = tuple(AttemptEnd(**dict(zip(_COLUMNS, row, strict=True))) for row in rows)
     return msgspec.structs.replace(task, attempts=old + task.attempts, packed="")

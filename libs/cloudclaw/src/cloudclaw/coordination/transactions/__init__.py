@@ -10,17 +10,34 @@ longer valid), unless the docstring says otherwise.
 
 from __future__ import annotations
 
+from cloudclaw.coordination.transactions.archive import ArchiveTransactions
 from cloudclaw.coordination.transactions.attempts import AttemptTransactions
+from cloudclaw.coordination.transactions.checkpoints import CheckpointTransactions
+from cloudclaw.coordination.transactions.consumers import ConsumerTransactions, Receipt
 from cloudclaw.coordination.transactions.nodes import NodeTransactions
+from cloudclaw.coordination.transactions.roots import Roots, RootTransactions
+from cloudclaw.coordination.transactions.snapshots import SnapshotTransactions
 from cloudclaw.coordination.transactions.store import waiting_key
 from cloudclaw.coordination.transactions.tasks import TaskTransactions
+from cloudclaw.coordination.transactions.tenants import TenantTransactions
 from cloudclaw.coordination.transactions.types import Submission, Token, Versioned
 from cloudclaw.coordination.transactions.workspaces import WorkspaceTransactions
 
-__all__ = ["Submission", "Token", "Transactions", "Versioned", "waiting_key"]
+__all__ = ["Receipt", "Roots", "Submission", "Token", "Transactions", "Versioned", "waiting_key"]
 
 
-class Transactions(TaskTransactions, AttemptTransactions, NodeTransactions, WorkspaceTransactions):
+class Transactions(
+    TaskTransactions,
+    AttemptTransactions,
+    CheckpointTransactions,
+    ArchiveTransactions,
+    ConsumerTransactions,
+    NodeTransactions,
+    WorkspaceTransactions,
+    SnapshotTransactions,
+    RootTransactions,
+    TenantTransactions,
+):
     """The transactions over one store: `Transactions(kv)`.
 
     Leadership guards are passed in by the leader (`Leadership.guard()`), so that a leader that lost its term can

@@ -1,8 +1,6 @@
-"""Transactions on attempts: claim, unclaim, checkpoint, finish, expire, early requeue, adoption."""
+"""Transactions on attempts: claim, unclaim, finish, expire, early requeue, adoption."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from msgspec.structs import replace
 
@@ -24,7 +22,6 @@ from cloudclaw.coordination.records import (
     AttemptEnd,
     AttemptRecord,
     SnapshotPointer,
-    SnapshotRecord,
     TaskRecord,
     TaskState,
     WorkspaceRecord,
@@ -36,6 +33,7 @@ from cloudclaw.coordination.transactions.store import (
     Found,
     Store,
     owns_writer,
+    snapshot_key,
     waiting_put,
     writer_key,
     writer_value,
@@ -45,7 +43,7 @@ from cloudclaw.errors import AbortedError, CloudClawError, FencedError, Precondi
 
 
 class AttemptTransactions(Store):
-    """What starts, records and ends attempts."""
+    """What starts and ends attempts."""
 
     async def claim(
         self,
@@ -60,8 +58,9 @@ class AttemptTransactions(Store):
 
         Guards: leadership; task unchanged; queue key exists; attempt key absent; node's key still of the lease and
         create revision of `node`; for an exclusive workspace the writer key absent or this task's own, and, on
-        taking it, the workspace unchanged since `workspace` was read. Writes: task; attempt key on `node.lease`;
-        writer; − queue. The token is the answer's `mod_revision`.
+        taking it, the workspace unchanged since `workspace` was read; for another mode of a named workspace, that
+        the snapshot it starts from is still there, unless the task has kept it since an earlier claim. Writes: task;
+        attempt key on `node.lease`; writer; − queue. The token is the answer's `mod_revision`.
 
         Besides the usual: `AbortedError` with reason `WRITER_BUSY` (metadata `holder`), `NODE_GONE` or
         `WORKSPACE_CHANGED`; `PreconditionError(reason="WORKSPACE_GONE")` when `workspace` is None and needed.
@@ -90,6 +89,13 @@ class AttemptTransactions(Store):
                 guards += [Absent(writer), ModIs(workspace.key, workspace.mod_revision)]
                 writes.append(Put(writer, own))
                 explain_by.append(workspace.key)
+        base = ""
+        borrows = bool(before.plan.workspace) and not before.plan.writes
+        if borrows and claimed.base is not None and _id(before.base) != claimed.base.id:
+            # From here on the task's record keeps the snapshot's bytes; until now only its key did.
+            base = snapshot_key(before, claimed.base)
+            guards.append(Exists(base))
+            explain_by.append(base)
 
         def explain(there: Found) -> CloudClawError | None:
             if node.key not in there or there[node.key].create_revision != node.create_revision:
@@ -100,8 +106,8 @@ class AttemptTransactions(Store):
             if workspace is not None and before.plan.writes and not owns_writer(before):
                 now = there.get(workspace.key)
                 if now is None or now.mod_revision != workspace.mod_revision:
-                    return AbortedError(f"workspace {before.plan.workspace!r} changed", reason="WORKSPACE_CHANGED")
-            return None
+                    return _workspace_changed(before)
+            return _workspace_changed(before) if base and base not in there else None
 
         try:
             return await self._change(
@@ -187,7 +193,8 @@ class AttemptTransactions(Store):
 
         Guards: token; task unchanged; with `task.record.plan.writes`: writer own; with `move_head`: workspace head =
         `task.record.base`. Writes: task; − attempt key; when ended − writer; with `snapshot` its key; with
-        `move_head` the workspace's new head and generation + 1. Success and head move together or not at all.
+        `move_head` the workspace's new head and generation + 1; on success − the key of the last checkpoint, which
+        nobody will start from. Success and head move together or not at all.
         Raises `FencedError` when the token or writer is gone, `AbortedError` when only the task changed (cancel
         requested meanwhile: read again), `PreconditionError(reason="HEAD_MOVED")`.
         """
@@ -200,8 +207,10 @@ class AttemptTransactions(Store):
         if before.plan.writes:
             guards.append(ValueIs(writer_key(before), writer_value(before.task)))
             explain_by.append(writer_key(before))
-        if snapshot is not None:
-            writes += _snapshot_put(after, before.uid, snapshot)
+        used = before.checkpoint if after.state is TaskState.SUCCEEDED else None
+        unchanged, replaced = await self._replace_snapshot(before, after, snapshot, used)
+        guards += unchanged
+        writes += replaced
         if move_head:
             key = keys.workspace(before.tenant, before.plan.workspace)
             entry = await self._kv.get(key)
@@ -227,14 +236,6 @@ class AttemptTransactions(Store):
             return None
 
         return await self._change(task, after, guards, writes, token=token, explain=explain, explain_by=explain_by)
-
-    async def checkpoint(
-        self, token: Token, task: Versioned[TaskRecord], after: TaskRecord, snapshot: SnapshotPointer
-    ) -> Versioned[TaskRecord]:
-        """Record a snapshot from which the next attempt starts. Guards: token; task unchanged."""
-        if after.state is not TaskState.RUNNING or after.checkpoint != snapshot:
-            raise ValueError("a checkpoint leaves its task RUNNING, with the snapshot as its checkpoint")
-        return await self._change(task, after, (), _snapshot_put(after, after.uid, snapshot), token=token)
 
     async def attempts_of(self, node: str) -> list[tuple[Token, AttemptEnd]]:
         """What `attempts/{n}/` holds (number and uid filled in), for adoption and reconciliation."""
@@ -270,20 +271,16 @@ class AttemptTransactions(Store):
         return writes
 
 
-def _snapshot_put(task: TaskRecord, uid: str, snapshot: SnapshotPointer) -> Sequence[Put]:
-    """The snapshot's key; a task without a workspace keeps its checkpoint in its record alone."""
-    if not task.plan.workspace:
-        return ()
-    record = SnapshotRecord(pointer=snapshot, created=task.updated, task=task.task, uid=uid)
-    return (Put(keys.snapshot(task.tenant, task.plan.workspace, snapshot.id), encode(record)),)
-
-
 def _id(snapshot: SnapshotPointer | None) -> str:
     return snapshot.id if snapshot is not None else ""
 
 
 def _node_gone(node: str) -> AbortedError:
     return AbortedError(f"node {node!r} is gone, or came back as another", reason="NODE_GONE", metadata={"node": node})
+
+
+def _workspace_changed(task: TaskRecord) -> AbortedError:
+    return AbortedError(f"workspace {task.plan.workspace!r} changed", reason="WORKSPACE_CHANGED")
 
 
 def _busy(task: TaskRecord, held: Entry) -> AbortedError:

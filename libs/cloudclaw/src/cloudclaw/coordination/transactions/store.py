@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from cloudclaw.coordination import keys
-from cloudclaw.coordination.port import CreateIs, Entry, Guard, KeyValue, ModIs, Put, TxnResult, Write
-from cloudclaw.coordination.records import QueueRecord, TaskRecord, WriterRecord, decode, encode
+from cloudclaw.coordination.port import CreateIs, Delete, Entry, Guard, KeyValue, ModIs, Put, TxnResult, Write
+from cloudclaw.coordination.records import (
+    QueueRecord,
+    SnapshotPointer,
+    SnapshotRecord,
+    TaskRecord,
+    WriterRecord,
+    decode,
+    encode,
+)
 from cloudclaw.coordination.transactions.types import Token, Versioned
-from cloudclaw.errors import AbortedError, CloudClawError, FencedError, UnavailableError
+from cloudclaw.errors import AbortedError, CloudClawError, FencedError, PreconditionError, UnavailableError
 
 Found = Mapping[str, Entry]
 """What was there of the keys that a refused transaction asked for."""
@@ -35,6 +43,11 @@ def waiting_key(task: TaskRecord) -> str:
 def waiting_put(task: TaskRecord, order: int) -> Put:
     """The write that makes a QUEUED task wait. `order`: the task key's create revision."""
     return Put(waiting_key(task), encode(QueueRecord(priority=task.plan.priority, order=order)))
+
+
+def snapshot_key(task: TaskRecord, snapshot: SnapshotPointer) -> str:
+    """The key of `snapshot` in the task's workspace."""
+    return keys.snapshot(task.tenant, task.plan.workspace, snapshot.id)
 
 
 def writer_key(task: TaskRecord) -> str:
@@ -106,6 +119,38 @@ class Store:
         there = {entry.key: entry for entry in entries if entry is not None}
         return _settle(task, after, there, None, token, lambda _: refusal)
 
+    async def _replace_snapshot(
+        self, task: TaskRecord, after: TaskRecord, new: SnapshotPointer | None, old: SnapshotPointer | None
+    ) -> tuple[list[Guard], list[Write]]:
+        """What lists `new` among the snapshots of the task's workspace, and takes the checkpoint `old` off the list.
+
+        Nothing for a task without a workspace: its record alone keeps its checkpoint. An unchanged tree is stored as
+        the snapshot that it came from, so what the list already has is neither written again nor, when it is not
+        this task's own, removed. A workspace that the task does not own may be deleted at any time; what would then
+        be left of it in the list nobody could remove, so nothing is added to it.
+        """
+        if not task.plan.workspace:
+            return [], []
+        guards: list[Guard] = []
+        writes: list[Write] = []
+        listed = {pointer.id for pointer in (task.base, old) if pointer is not None}
+        if new is not None and new.id not in listed:
+            there = None
+            if not task.plan.writes:
+                key = keys.workspace(task.tenant, task.plan.workspace)
+                there = await self._kv.get(key)
+                if there is not None:
+                    guards.append(CreateIs(key, there.create_revision))
+            if task.plan.writes or there is not None:
+                record = SnapshotRecord(pointer=new, created=after.updated, task=task.task, uid=task.uid)
+                writes.append(Put(snapshot_key(task, new), encode(record)))
+        kept = {pointer.id for pointer in (task.base, new) if pointer is not None}
+        if old is not None and old.id not in kept:
+            entry = await self._kv.get(snapshot_key(task, old))
+            if entry is not None and decode(entry.value, SnapshotRecord).task == task.task:
+                writes.append(Delete(entry.key))
+        return guards, writes
+
     async def _read_back(
         self, task: Versioned[TaskRecord], after: TaskRecord, error: UnavailableError
     ) -> Versioned[TaskRecord]:
@@ -127,6 +172,16 @@ class Store:
 def found(result: TxnResult) -> Found:
     """What a refused transaction read, by key."""
     return {entry.key: entry for entry in result.read}
+
+
+def tenant_deleted(tenant: str) -> PreconditionError:
+    """The tombstone of the tenant is there: nothing new of it is taken."""
+    return PreconditionError(f"tenant {tenant!r} is being deleted", subject=tenant, reason="TENANT_DELETED")
+
+
+def lease_lost(what: str) -> FencedError:
+    """The lease that a write was to hang on is gone."""
+    return FencedError(f"the lease of {what} is gone", reason="LEASE_LOST")
 
 
 def _settle(

@@ -9,6 +9,7 @@ from cloudclaw.coordination.transactions.store import (
     Store,
     owns_writer,
     task_key,
+    tenant_deleted,
     version,
     waiting_key,
     waiting_put,
@@ -27,26 +28,28 @@ class TaskTransactions(Store):
         `record.task` is a fresh id; `spec` is empty when `record.spec_object` is set. With `request_id`, an earlier
         submit of the same `digest` is answered (`created` False); of another digest raises
         `AlreadyExistsError(reason="REQUEST_ID_REUSED")`. Two at once with one id: one creates, both get that task.
-        A request whose task is gone (archived and forgotten) raises `NotFoundError`.
+        A request whose task is gone (archived) raises `NotFoundError` (metadata `task`). While the tenant is being
+        deleted nothing is created: `PreconditionError(reason="TENANT_DELETED")`.
         """
-        key = task_key(record)
-        guards: list[Guard] = [Absent(key)]
+        key, tombstone = task_key(record), keys.tombstone(record.tenant)
+        guards: list[Guard] = [Absent(key), Absent(tombstone)]
         # `order` stays 0: the queue key's own create revision is the task's, and nobody knows it yet.
         queued = Put(waiting_key(record), encode(QueueRecord(priority=record.plan.priority)))
         writes: list[Write] = [Put(key, encode(record)), queued]
         if spec:
             writes.append(Put(keys.spec(record.tenant, record.task), spec))
-        read = [key]
+        read = [key, tombstone]
+        request = keys.request(record.tenant, request_id)
         if request_id:
-            request = keys.request(record.tenant, request_id)
             guards.append(Absent(request))
             writes.append(Put(request, encode(RequestRecord(task=record.task, digest=digest))))
             read.append(request)
+        buried = False
         try:
             result = await self._kv.txn(guards, writes, read_on_failure=read)
         except UnavailableError:
             entry = await self._kv.get(key)
-            earlier = None if entry is not None or not request_id else await self._kv.get(read[1])
+            earlier = None if entry is not None or not request_id else await self._kv.get(request)
             if entry is None and earlier is None:
                 raise
         else:
@@ -54,12 +57,15 @@ class TaskTransactions(Store):
                 return Submission(Versioned(record, result.revision, result.revision), True)
             there = {entry.key: entry for entry in result.read}
             entry = there.get(key)
-            earlier = there.get(read[1]) if request_id else None
+            earlier = there.get(request) if request_id else None
+            buried = tombstone in there
         if entry is not None:
             # A fresh id is there only because this very submit arrived, or was sent before.
             if version(entry).record.created != record.created:
                 raise AlreadyExistsError(f"{record.task} exists", reason="TASK_ID_TAKEN")
             return Submission(version(entry), True)
+        if earlier is None and buried:
+            raise tenant_deleted(record.tenant)
         if earlier is None:
             raise AlreadyExistsError(f"{record.task} was there for a moment", reason="TASK_ID_TAKEN")
         return await self._earlier(record.tenant, request_id, digest, earlier)

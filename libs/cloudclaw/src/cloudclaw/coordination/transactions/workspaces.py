@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 from cloudclaw.coordination import keys
-from cloudclaw.coordination.port import Absent, CreateIs, Delete, Entry, Exists, LeaseLostError, ModIs, Put, Write
+from cloudclaw.coordination.port import (
+    Absent,
+    CreateIs,
+    Delete,
+    Entry,
+    Exists,
+    Guard,
+    LeaseLostError,
+    ModIs,
+    Put,
+    Write,
+)
 from cloudclaw.coordination.records import (
     SnapshotPointer,
     SnapshotRecord,
@@ -12,7 +23,7 @@ from cloudclaw.coordination.records import (
     decode,
     encode,
 )
-from cloudclaw.coordination.transactions.store import Found, Store, found, writer_value
+from cloudclaw.coordination.transactions.store import Found, Store, found, tenant_deleted, writer_value
 from cloudclaw.coordination.transactions.types import Versioned
 from cloudclaw.errors import (
     AbortedError,
@@ -27,28 +38,49 @@ DELETES_PER_TRANSACTION = 100
 
 
 class WorkspaceTransactions(Store):
-    """Create, write by a user's operation, delete."""
+    """Create, set retention, write by a user's operation, delete."""
 
     async def create_workspace(
-        self, tenant: str, record: WorkspaceRecord, *, snapshot: SnapshotPointer | None = None
+        self,
+        tenant: str,
+        record: WorkspaceRecord,
+        *,
+        snapshot: SnapshotPointer | None = None,
+        source: tuple[str, str] | None = None,
     ) -> Versioned[WorkspaceRecord]:
-        """A new workspace, with a snapshot key for its head when forked. `AlreadyExistsError`."""
-        key = keys.workspace(tenant, record.name)
+        """A new workspace, with a snapshot key for its head when forked. `AlreadyExistsError`.
+
+        `source`: the workspace and id of the snapshot that it is forked from, which must still be listed then, so
+        that no collection came between: `NotFoundError(reason="NO_SNAPSHOT")`.
+        `PreconditionError(reason="TENANT_DELETED")`.
+        """
+        key, tombstone = keys.workspace(tenant, record.name), keys.tombstone(tenant)
+        guards: list[Guard] = [Absent(key), Absent(tombstone)]
         writes: list[Write] = [Put(key, encode(record))]
+        read = [key, tombstone]
+        origin = keys.snapshot(tenant, *source) if source is not None else ""
+        if origin:
+            guards.append(Exists(origin))
+            read.append(origin)
         if snapshot is not None:
             writes.append(_snapshot_put(tenant, record, snapshot))
         try:
-            result = await self._kv.txn([Absent(key)], writes, read_on_failure=[key])
+            result = await self._kv.txn(guards, writes, read_on_failure=read)
         except UnavailableError:
             entry = await self._kv.get(key)
             if entry is None:
                 raise
+            there: Found = {key: entry}
         else:
             if result.succeeded:
                 return Versioned(record, result.revision, result.revision)
-            entry = found(result).get(key)
-        if entry is not None and decode(entry.value, WorkspaceRecord).op_id == record.op_id:
-            return _version(entry)
+            there = found(result)
+        if key in there and decode(there[key].value, WorkspaceRecord).op_id == record.op_id:
+            return _version(there[key])
+        if key not in there and tombstone in there:
+            raise tenant_deleted(tenant)
+        if source is not None and key not in there and origin not in there:
+            raise _no_snapshot(*source)
         raise AlreadyExistsError(f"workspace {record.name!r} exists", reason="WORKSPACE_EXISTS")
 
     async def get_workspace(self, tenant: str, name: str) -> Versioned[WorkspaceRecord] | None:
@@ -56,17 +88,46 @@ class WorkspaceTransactions(Store):
         entry = await self._kv.get(keys.workspace(tenant, name))
         return None if entry is None else _version(entry)
 
+    async def update_workspace(
+        self, tenant: str, workspace: Versioned[WorkspaceRecord], after: WorkspaceRecord
+    ) -> Versioned[WorkspaceRecord]:
+        """Write `after` (fresh `op_id`), which differs in its retention only. Guards: workspace unchanged
+        (`AbortedError`)."""
+        before = workspace.record
+        if (after.name, after.head, after.generation) != (before.name, before.head, before.generation):
+            raise ValueError("only a commit moves a workspace's head")
+        key = keys.workspace(tenant, after.name)
+        try:
+            result = await self._kv.txn(
+                [ModIs(key, workspace.mod_revision)], [Put(key, encode(after))], read_on_failure=[key]
+            )
+        except UnavailableError:
+            entry = await self._kv.get(key)
+            if entry is not None and entry.mod_revision == workspace.mod_revision:
+                raise
+        else:
+            if result.succeeded:
+                return Versioned(after, workspace.create_revision, result.revision)
+            entry = found(result).get(key)
+        if entry is not None and decode(entry.value, WorkspaceRecord).op_id == after.op_id:
+            return _version(entry)
+        raise _changed(after.name)
+
     async def acquire_writer(self, tenant: str, workspace: str, operation: str, lease: int) -> int:
         """Take the writer key for a user's operation (`user:<operation>`), on a lease so that a crash frees it.
 
         Answers the key's create revision (its fencing token). `AbortedError(reason="WRITER_BUSY")` naming the
-        holder; `NotFoundError` when there is no such workspace; `FencedError` when `lease` is gone.
+        holder; `NotFoundError` when there is no such workspace; `FencedError` when `lease` is gone;
+        `PreconditionError(reason="TENANT_DELETED")`.
         """
         writer, name = keys.writer(tenant, workspace), keys.workspace(tenant, workspace)
+        tombstone = keys.tombstone(tenant)
         value = writer_value(f"user:{operation}")
         try:
             result = await self._kv.txn(
-                [Absent(writer), Exists(name)], [Put(writer, value, lease)], read_on_failure=[writer, name]
+                [Absent(writer), Exists(name), Absent(tombstone)],
+                [Put(writer, value, lease)],
+                read_on_failure=[writer, name, tombstone],
             )
         except LeaseLostError as error:
             raise FencedError("the operation's lease is gone", reason="LEASE_LOST") from error
@@ -82,6 +143,8 @@ class WorkspaceTransactions(Store):
             return there[writer].create_revision
         if name not in there:
             raise NotFoundError(f"no workspace {workspace!r}", metadata={"workspace": workspace})
+        if tombstone in there:
+            raise tenant_deleted(tenant)
         raise _busy(workspace, there.get(writer))
 
     async def commit_workspace(
@@ -91,21 +154,36 @@ class WorkspaceTransactions(Store):
         after: WorkspaceRecord,
         snapshot: SnapshotPointer,
         writer_token: int,
+        *,
+        source: str = "",
     ) -> Versioned[WorkspaceRecord]:
-        """A user's write: new head, snapshot key, − writer. Guards: workspace unchanged (`AbortedError`); writer key
-        with this create revision (`FencedError`)."""
+        """A user's write: new head, snapshot key, − writer. Guards: workspace unchanged (`AbortedError`: read it
+        again, its retention may have been set); writer key with this create revision (`FencedError`).
+
+        `source`: the snapshot of this workspace that is restored, which must still be listed
+        (`NotFoundError(reason="NO_SNAPSHOT")`). `snapshot` has an id of its own: two would share one key, and the
+        one's end would be the other's.
+        """
         key, writer = keys.workspace(tenant, after.name), keys.writer(tenant, after.name)
+        guards: list[Guard] = [ModIs(key, workspace.mod_revision), CreateIs(writer, writer_token)]
+        read = [key, writer]
+        origin = keys.snapshot(tenant, after.name, source)
+        if source:
+            if snapshot.id == source:
+                raise ValueError(f"the restored snapshot {source} needs an id of its own")
+            guards.append(Exists(origin))
+            read.append(origin)
         try:
             result = await self._kv.txn(
-                [ModIs(key, workspace.mod_revision), CreateIs(writer, writer_token)],
+                guards,
                 [Put(key, encode(after)), _snapshot_put(tenant, after, snapshot), Delete(writer)],
-                read_on_failure=[key, writer],
+                read_on_failure=read,
             )
         except UnavailableError:
-            entry = await self._kv.get(key)
-            if entry is None or entry.mod_revision == workspace.mod_revision:
+            entries = [await self._kv.get(name) for name in read]
+            if entries[0] is None or entries[0].mod_revision == workspace.mod_revision:
                 raise
-            there: Found = {key: entry}
+            there: Found = {entry.key: entry for entry in entries if entry is not None}
         else:
             if result.succeeded:
                 return Versioned(after, workspace.create_revision, result.revision)
@@ -114,7 +192,9 @@ class WorkspaceTransactions(Store):
             return _version(there[key])
         if writer not in there or there[writer].create_revision != writer_token:
             raise FencedError(f"the operation no longer owns workspace {after.name!r}")
-        raise AbortedError(f"workspace {after.name!r} changed meanwhile; read it again")
+        if source and origin not in there:
+            raise _no_snapshot(after.name, source)
+        raise _changed(after.name)
 
     async def release_writer(self, tenant: str, workspace: str, writer_token: int) -> None:
         """Give the writer key back without a commit; one that is not ours any more is left alone."""
@@ -144,7 +224,7 @@ class WorkspaceTransactions(Store):
                 if writer in there:
                     busy = _busy(name, there[writer])
                     raise PreconditionError(busy.message, subject=name, reason="WRITER_BUSY")
-                raise AbortedError(f"workspace {name!r} changed meanwhile; read it again")
+                raise _changed(name)
         for begin in range(0, len(rest), DELETES_PER_TRANSACTION):
             # Guarded, so that a workspace made anew under this name keeps what it has.
             await self._kv.txn([Absent(key)], [Delete(key) for key in rest[begin : begin + DELETES_PER_TRANSACTION]])
@@ -157,6 +237,18 @@ def _version(entry: Entry) -> Versioned[WorkspaceRecord]:
 def _snapshot_put(tenant: str, workspace: WorkspaceRecord, snapshot: SnapshotPointer) -> Put:
     record = SnapshotRecord(pointer=snapshot, created=workspace.updated)
     return Put(keys.snapshot(tenant, workspace.name, snapshot.id), encode(record))
+
+
+def _changed(workspace: str) -> AbortedError:
+    return AbortedError(f"workspace {workspace!r} changed meanwhile; read it again")
+
+
+def _no_snapshot(workspace: str, snapshot: str) -> NotFoundError:
+    return NotFoundError(
+        f"workspace {workspace!r} has no snapshot {snapshot!r}",
+        reason="NO_SNAPSHOT",
+        metadata={"workspace": workspace, "snapshot": snapshot},
+    )
 
 
 def _busy(workspace: str, held: Entry | None) -> AbortedError:

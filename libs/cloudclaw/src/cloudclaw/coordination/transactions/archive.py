@@ -1,0 +1,81 @@
+"""Taking ended tasks out of the store, once their history is safe in the object store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from cloudclaw.coordination import keys
+from cloudclaw.coordination.port import Delete, Entry, Guard, LeaseLostError, ModIs, Put, Write
+from cloudclaw.coordination.records import RequestRecord, TaskRecord, decode
+from cloudclaw.coordination.transactions.store import Found, Store, found, lease_lost, task_key
+from cloudclaw.coordination.transactions.types import Versioned
+from cloudclaw.errors import UnavailableError
+
+TASKS_PER_TRANSACTION: Final = 25
+
+
+class ArchiveTransactions(Store):
+    """Archive."""
+
+    async def archive(self, tasks: Sequence[Versioned[TaskRecord]], request_lease: int) -> list[Versioned[TaskRecord]]:
+        """Remove ended tasks, whose bundle and its pointer are written. Answers those that are gone, in order.
+
+        Guards, for each: task unchanged. Writes: − task, − spec; the request key, if there is one, once more on
+        `request_lease` (24 h at least), so that the request id answers for its task that long. At most 25 tasks a
+        transaction; when one is refused, its tasks are tried one by one, and a task that changed is left out.
+
+        Safe to repeat with the same tasks, after `UnavailableError` too: one that is not there any more counts as
+        gone. `FencedError(reason="LEASE_LOST")` when `request_lease` is gone.
+        """
+        for task in tasks:
+            if not task.record.state.ended:
+                raise ValueError(f"{task.record.task} is {task.record.state}: only ended tasks are archived")
+        gone: list[Versioned[TaskRecord]] = []
+        for begin in range(0, len(tasks), TASKS_PER_TRANSACTION):
+            batch = tasks[begin : begin + TASKS_PER_TRANSACTION]
+            if await self._archive(batch, request_lease):
+                gone += batch
+            else:
+                gone += [task for task in batch if await self._archive([task], request_lease)]
+        return gone
+
+    async def _archive(self, tasks: Sequence[Versioned[TaskRecord]], request_lease: int) -> bool:
+        """One transaction: whether all of `tasks` are gone."""
+        guards: list[Guard] = []
+        writes: list[Write] = []
+        for task in tasks:
+            record, key = task.record, task_key(task.record)
+            guards.append(ModIs(key, task.mod_revision))
+            writes += [Delete(key), Delete(keys.spec(record.tenant, record.task))]
+            request = await self._request_of(record)
+            if request is not None:
+                guards.append(ModIs(request.key, request.mod_revision))
+                writes.append(Put(request.key, request.value, request_lease))
+        try:
+            result = await self._kv.txn(guards, writes, read_on_failure=[task_key(task.record) for task in tasks])
+        except LeaseLostError as error:
+            raise lease_lost("archived requests") from error
+        except UnavailableError as error:
+            return await self._archived(tasks, error)
+        return result.succeeded or not _present(tasks, found(result))
+
+    async def _request_of(self, record: TaskRecord) -> Entry | None:
+        """The request key that still answers with this task, if its client gave a request id."""
+        if not record.request:
+            return None
+        entry = await self._kv.get(keys.request(record.tenant, record.request))
+        return entry if entry is not None and decode(entry.value, RequestRecord).task == record.task else None
+
+    async def _archived(self, tasks: Sequence[Versioned[TaskRecord]], error: UnavailableError) -> bool:
+        """What became of a transaction whose answer was lost. All unchanged: it may still arrive."""
+        entries = [await self._kv.get(task_key(task.record)) for task in tasks]
+        present = _present(tasks, {entry.key: entry for entry in entries if entry is not None})
+        if any(entry.mod_revision == task.mod_revision for task, entry in present):
+            raise error
+        return not present
+
+
+def _present(tasks: Sequence[Versioned[TaskRecord]], there: Found) -> list[tuple[Versioned[TaskRecord], Entry]]:
+    """Those of `tasks` that are there, and as what."""
+    return [(task, there[key]) for task in tasks if (key := task_key(task.record)) in there]
