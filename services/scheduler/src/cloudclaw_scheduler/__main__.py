@@ -25,6 +25,7 @@ from cloudclaw.rpc.metrics_server import serve_metrics
 from cloudclaw.rpc.server import RpcServer
 from cloudclaw.v1.scheduler_pb2_grpc import add_SchedulerServiceServicer_to_server
 from cloudclaw_scheduler.adapters.grpc_relay import GrpcRelay
+from cloudclaw_scheduler.app.consumers import Consumers
 from cloudclaw_scheduler.app.control import Control
 from cloudclaw_scheduler.app.feed import Feed
 from cloudclaw_scheduler.app.gauges import Sampler
@@ -105,8 +106,13 @@ class Scheduler:
             metrics=metrics,
             on_demand=OnDemand(self.mirror, feed, transactions, clock),
         )
+        # Results for those who consume them; the same on every replica.
+        self.consumers = Consumers(
+            kv, self.mirror, transactions, results, clock, metrics, settings.history.consumer_hold
+        )
         self.server = RpcServer(settings.server, authenticator, clock=clock)
-        self.server.add(SERVICE, add_SchedulerServiceServicer_to_server, SchedulerServicer(services, self.leader))
+        servicer = SchedulerServicer(services, self.consumers, self.leader)
+        self.server.add(SERVICE, add_SchedulerServiceServicer_to_server, servicer)
 
     def elected(self) -> tuple[str, int] | None:
         """Address and term of the leader as last seen."""
@@ -145,6 +151,7 @@ async def run(scheduler: Scheduler, settings: SchedulerSettings, stop: asyncio.E
     work = asyncio.create_task(scheduler.control(address).run())
     stack.push("leadership", lambda: _end(work))
     stack.push("followers", scheduler.feed.stop)
+    stack.push("consumers", scheduler.consumers.stop)
     stack.push("intake", scheduler.submitter.stop)
     stack.push("health", server.drain)
     waits = [asyncio.create_task(scheduler.mirror.loaded.wait()), asyncio.create_task(stop.wait())]

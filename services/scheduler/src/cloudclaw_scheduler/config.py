@@ -5,9 +5,19 @@ from __future__ import annotations
 from pydantic import Field, field_validator
 from pydantic_settings import SettingsConfigDict
 
-from cloudclaw.config import ServerSettings, ServiceSettings
+from cloudclaw.config import Group, ServerSettings, ServiceSettings
 from cloudclaw.errors import InvalidArgumentError
 from cloudclaw.ids import check_name
+
+
+class HistorySettings(Group):
+    """How long ended tasks stay at hand."""
+
+    consumer_hold: float = Field(
+        default=7 * 86400.0,
+        ge=0.0,
+        description="seconds that results stay at hand for a consumer that acknowledges nothing",
+    )
 
 
 class SchedulerSettings(ServiceSettings):
@@ -34,6 +44,7 @@ class SchedulerSettings(ServiceSettings):
     log_limit: int = Field(
         default=256 << 20, ge=0, description="bytes of log of one task, all attempts together; 0: only the nodes' limit"
     )
+    history: HistorySettings = HistorySettings()
     drain_timeout: float = Field(
         default=1.0, ge=0.0, le=300.0, description="seconds that running calls have to end when the service stops"
     )

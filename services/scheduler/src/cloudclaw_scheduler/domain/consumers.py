@@ -122,7 +122,7 @@ def deliverable(record: ConsumerRecord, ended: Iterable[Ended], out: Container[s
 
 
 def acknowledge(
-    record: ConsumerRecord, revisions: Sequence[int], ended: Iterable[Ended], shown: int, now: float, op_id: str
+    record: ConsumerRecord, revisions: Sequence[int], ended: Iterable[Ended], shown: int, now: float
 ) -> ConsumerRecord:
     """`record` after the results of `revisions` were acknowledged.
 
@@ -133,4 +133,4 @@ def acknowledge(
     limit = next((revision for revision, _ in ended if revision not in acked), shown + 1)
     cursor = max((revision for revision in acked if revision < min(limit, shown + 1)), default=record.cursor)
     left = tuple(sorted(revision for revision in acked if revision > cursor))
-    return msgspec.structs.replace(record, cursor=cursor, acked=left, updated=now, op_id=op_id)
+    return msgspec.structs.replace(record, cursor=cursor, acked=left, updated=now)

@@ -35,15 +35,15 @@ def draft_of(spec: task_pb2.TaskSpec) -> Draft:
         session_id=spec.session_id,
         cpu_millis=spec.resources.cpu_millis,
         memory_bytes=spec.resources.memory_bytes,
-        queue_timeout=_seconds(timeouts, "queue", "spec.timeouts.queue"),
-        run_timeout=_seconds(timeouts, "run", "spec.timeouts.run"),
-        silence_timeout=_seconds(timeouts, "silence", "spec.timeouts.silence"),
+        queue_timeout=seconds(timeouts, "queue", "spec.timeouts.queue"),
+        run_timeout=seconds(timeouts, "run", "spec.timeouts.run"),
+        silence_timeout=seconds(timeouts, "silence", "spec.timeouts.silence"),
         max_attempts=retry.max_attempts,
-        initial_backoff=_seconds(retry, "initial_backoff", "spec.retry.initial_backoff"),
+        initial_backoff=seconds(retry, "initial_backoff", "spec.retry.initial_backoff"),
         backoff_multiplier=retry.backoff_multiplier,
-        max_backoff=_seconds(retry, "max_backoff", "spec.retry.max_backoff"),
+        max_backoff=seconds(retry, "max_backoff", "spec.retry.max_backoff"),
         retry_on=tuple(_REASONS.get(r, "?") if r else "" for r in retry.retry_on),
-        checkpoint_interval=_seconds(spec, "checkpoint_interval", "spec.checkpoint_interval"),
+        checkpoint_interval=seconds(spec, "checkpoint_interval", "spec.checkpoint_interval"),
         artifacts=tuple(spec.artifacts),
         priority=spec.priority,
         labels=dict(spec.labels),
@@ -109,7 +109,7 @@ def _event(event: Transition) -> task_pb2.TaskEvent:
     )
 
 
-def _seconds(message: Message, name: str, field: str) -> float | None:
+def seconds(message: Message, name: str, field: str) -> float | None:
     """A duration's seconds, None when it is not set."""
     if not message.HasField(name):
         return None
