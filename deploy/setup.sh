@@ -7,7 +7,7 @@
 #   1. uv                        only when there is none, into the user's cache
 #   2. .venv                     the locked Python environment, with every package of this repository
 #   3. bubblewrap                the system package that isolates tasks (as root with apt; otherwise it says how)
-#   4. etcd, etcdctl, grpcurl, minio   built by Go, when Go is there, into the user's cache
+#   4. etcd, etcdctl, grpcurl, minio, versitygw   built by Go, when Go is there, into the user's cache
 #
 # Safe to run again at any time; when nothing is missing it takes well under a second.
 # With CI set, anything that is missing at the end is an error.

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the pinned components from their Go modules into the user's cache.
 #
-#   deploy/tools/install.sh [etcd] [etcdctl] [grpcurl] [minio]      (default: all of them)
+#   deploy/tools/install.sh [etcd] [etcdctl] [grpcurl] [minio] [versitygw]      (default: all of them)
 #
 # Each binary is rebuilt only when the go.mod or go.sum that pins it has changed, and appears under
 # its name only when complete, so a reader never sees half of one. Two runs at once wait for each
@@ -21,7 +21,8 @@ describe() {
     etcdctl) module=etcd    package=go.etcd.io/etcd/etcdctl/v3               why="looks into etcd: operations and tests" ;;
     grpcurl) module=grpcurl package=github.com/fullstorydev/grpcurl/cmd/grpcurl why="calls the services by hand" ;;
     minio)   module=minio   package=github.com/minio/minio                   why="the reference S3 server" ;;
-    *) say "unknown tool '$1'; there are etcd, etcdctl, grpcurl, minio" >&2; exit 2 ;;
+    versitygw) module=versitygw package=github.com/versity/versitygw/cmd/versitygw why="another S3 server, for tests" ;;
+    *) say "unknown tool '$1'; there are etcd, etcdctl, grpcurl, minio, versitygw" >&2; exit 2 ;;
   esac
 }
 
@@ -31,7 +32,7 @@ stamp_of() {
 }
 
 names=("$@")
-if [ ${#names[@]} -eq 0 ]; then names=(etcd etcdctl grpcurl minio); fi
+if [ ${#names[@]} -eq 0 ]; then names=(etcd etcdctl grpcurl minio versitygw); fi
 
 wanted=()
 for name in "${names[@]}"; do

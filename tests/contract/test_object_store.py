@@ -1,4 +1,5 @@
-"""One suite for the `ObjectStore` port, over every adapter. The S3 adapter runs against a real MinIO."""
+"""One suite for the `ObjectStore` port, over every adapter. The S3 adapter runs against a real MinIO, and against one
+more S3 server of another make."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from cloudclaw.objects.port import ObjectStore
 from cloudclaw.objects.s3 import S3Objects
 from cloudclaw.objects.s3_client import S3Endpoint
 from tests.support.minio_server import MinioServer
+from tests.support.versity_server import VersityServer
 
 MIB = 1024 * 1024
 
@@ -29,7 +31,15 @@ def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MinioServer]:
     server.stop()
 
 
-@pytest.fixture(params=["memory", "filesystem", pytest.param("s3", marks=pytest.mark.minio)])
+@pytest.fixture(scope="module")
+def versity(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VersityServer]:
+    server = VersityServer(tmp_path_factory.mktemp("versity"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["memory", "filesystem", pytest.param("minio", marks=pytest.mark.minio), "versity"])
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ObjectStore]:
     made: ObjectStore
     if request.param == "memory":
@@ -37,7 +47,7 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     elif request.param == "filesystem":
         made = FilesystemObjects(tmp_path / "objects")
     else:
-        server: MinioServer = request.getfixturevalue("minio")
+        server: MinioServer | VersityServer = request.getfixturevalue(request.param)
         bucket = "b" + hashlib.sha256(str(tmp_path).encode()).hexdigest()[:20]
         made = S3Objects(
             S3Endpoint(bucket, server.endpoint, access_key=server.access_key, secret_key=server.secret_key, tls=False)

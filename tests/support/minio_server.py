@@ -32,7 +32,7 @@ class MinioServer:
         self._directory = directory
         self._certs = certs
         self._process: subprocess.Popen[bytes] | None = None
-        self.endpoint = f"127.0.0.1:{_free_port()}"
+        self.endpoint = f"127.0.0.1:{free_port()}"
         self.access_key = "tests"
         self.secret_key = secrets.token_hex(16)
 
@@ -105,7 +105,8 @@ class MinioServer:
             return False
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A loopback port that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
