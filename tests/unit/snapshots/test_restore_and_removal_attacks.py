@@ -15,6 +15,7 @@ from cloudclaw.snapshots import safe
 from cloudclaw.snapshots.manifest import Item, Manifest
 from cloudclaw.snapshots.packs import PackWriter
 from cloudclaw.snapshots.port import HOME, WORKSPACE, FileEntry, FileType
+from cloudclaw.snapshots.reader import manifest_name
 from cloudclaw.snapshots.removal import remove
 from tests.support.trees import TENANT, engine, give_away, without_rights
 
@@ -66,8 +67,9 @@ def manifest_of(store: MemoryObjects, *entries: FileEntry, content: bytes = b"pl
 
 async def publish(store: MemoryObjects, manifest: Manifest) -> SnapshotPointer:
     data, digest = manifests.encode(manifest)
-    await store.put(f"tenants/{TENANT}/manifests/{digest}", data)
-    return SnapshotPointer(id="snap-evil", manifest=digest)
+    pointer = SnapshotPointer(id="snap-evil", manifest=digest, uid="evil")
+    await store.put(manifest_name(TENANT, pointer), data)
+    return pointer
 
 
 @pytest.mark.parametrize(
@@ -111,11 +113,11 @@ async def test_a_symlink_planted_while_restoring_is_not_written_through(
     saved = (await manager.snapshot(TENANT, tree, "snap-1")).pointer
     real = safe.open_beneath
 
-    def swap(root: int, path: bytes, flags: int, mode: int = 0o600) -> int:
-        if path.endswith(b"planted"):
+    def swap(root: int, path: bytes, flags: int, mode: int = 0o600, *, named: bytes = b"") -> int:
+        if path == b"workspace/folder":
             os.rename(b"workspace/folder", b"workspace/old", src_dir_fd=root, dst_dir_fd=root)
             os.symlink(os.fsencode(outside), b"workspace/folder", dir_fd=root)
-        return real(root, path, flags, mode)
+        return real(root, path, flags, mode, named=named)
 
     monkeypatch.setattr(safe, "open_beneath", swap)
     with pytest.raises(InvalidArgumentError, match="symlink"):

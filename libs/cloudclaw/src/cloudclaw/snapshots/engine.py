@@ -24,7 +24,7 @@ from cloudclaw.snapshots.packs import PackWriter
 from cloudclaw.snapshots.port import Change, FileEntry, SnapshotResult, Tree, TreeLimits
 from cloudclaw.snapshots.reader import SnapshotReader, compare, manifest_name
 from cloudclaw.snapshots.removal import remove
-from cloudclaw.snapshots.restore import make_empty, open_tree, restore
+from cloudclaw.snapshots.restore import Restoring, make_empty, open_tree, restore
 from cloudclaw.snapshots.scan import Scan
 from cloudclaw.snapshots.shelf import Shelf, check_uid
 from cloudclaw.snapshots.threads import TreeThreads
@@ -100,7 +100,7 @@ class SnapshotEngine:
         try:
             if not await self._threads.run(prepare) and base is not None:
                 manifest = await self._reader.manifest(tenant, base)
-                await restore(self._store, self._threads, manifest, path, self._uid)
+                await restore(self._store, self._threads, self._clock, manifest, path, Restoring(self._uid))
         except BaseException:
             await self._discard(uid)
             raise

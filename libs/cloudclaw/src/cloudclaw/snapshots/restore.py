@@ -1,27 +1,35 @@
-"""Writing the content of a manifest into an empty tree."""
+"""Bringing the content of a manifest into a tree."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from cloudclaw.clock import Clock
 from cloudclaw.errors import DataLossError, NotFoundError, OutOfRangeError
 from cloudclaw.objects.port import ObjectStore
 from cloudclaw.snapshots import safe
+from cloudclaw.snapshots.fill import Seen, Target, fill, finish, lay_out, lost, open_tree
 from cloudclaw.snapshots.manifest import Blob, Item, Manifest
 from cloudclaw.snapshots.owner import acting_as
-from cloudclaw.snapshots.packs import Range, ranges, unpack
-from cloudclaw.snapshots.port import HOME, WORKSPACE, FileEntry, FileType
-from cloudclaw.snapshots.threads import Stopped, TreeThreads
+from cloudclaw.snapshots.packs import CHUNK, Range, ranges
+from cloudclaw.snapshots.port import HOME, WORKSPACE, FileType, Watcher
+from cloudclaw.snapshots.progress import Meter, reported
+from cloudclaw.snapshots.threads import TreeThreads
 
-_FETCHES: Final = 3
+__all__ = ["Restoring", "fetch", "make_empty", "open_tree", "restore"]
 
-Target = tuple[Item, int]
-"""A file, and the offset in it at which a blob begins."""
+_FETCHES: Final = 4
+"""Ranges in memory at once: some being fetched, some being written."""
+_WRITERS: Final = min(4, os.cpu_count() or 1)
+_LARGEST_FRAME: Final = 2 * CHUNK
+_EMPTY: Final = hashlib.sha256().hexdigest()
 
 
 def make_empty(tree: Path, uid: int | None) -> None:
@@ -36,34 +44,76 @@ def make_empty(tree: Path, uid: int | None) -> None:
                 os.fchmod(fd, 0o755)
 
 
-async def restore(store: ObjectStore, threads: TreeThreads, manifest: Manifest, tree: Path, uid: int | None) -> None:
-    """Fill the tree that `make_empty` made. Directories first, then contents, and symlinks only at the end, so that
-    nothing is ever written where a symlink stands; modes and times of directories last.
+@dataclass(frozen=True, slots=True)
+class Restoring:
+    """How to restore, beside what.
 
-    Raises `DataLossError` naming blob and pack, `UnavailableError`.
+    Attributes:
+        uid: owner of what is made; None for whoever runs this.
+        have: paths that the tree holds already, exactly as the manifest says but for the times of directories.
+        seen: see `fill.Seen`; not told about paths in `have`, but for directories.
+        watcher: told how far it has come.
     """
-    items = manifest.items
-    await threads.run(lambda stop: _lay_out(items, tree, uid, stop))
-    targets: dict[Blob, list[Target]] = {}
-    for item in items:
-        offset = 0
-        for blob in item.blobs:
-            targets.setdefault(blob, []).append((item, offset))
-            offset += blob.size
-    slots = asyncio.Semaphore(_FETCHES)
 
-    async def fill(part: Range) -> None:
-        async with slots:
+    uid: int | None = None
+    have: Collection[bytes] = field(default_factory=frozenset)
+    seen: Seen = lambda _item, _status: None
+    watcher: Watcher | None = None
+
+
+async def restore(
+    store: ObjectStore, threads: TreeThreads, clock: Clock, manifest: Manifest, tree: Path, how: Restoring
+) -> None:
+    """Fill the tree that `make_empty` made, or one that holds part of the content.
+
+    Directories first, then contents, then links (see `fill`). Fetching, and unpacking and writing, overlap; at most
+    four ranges of packs (8 MiB each, or one blob) are in memory. Every blob is checked against its size and SHA-256
+    before any of it is written.
+
+    Raises `DataLossError` naming blob, pack and path, `UnavailableError`; what was written until then stays.
+    """
+    meter = Meter(manifest.files, manifest.bytes)
+
+    def prepare(stop: threading.Event) -> tuple[dict[Blob, list[Target]], Iterator[Range]]:
+        targets = _targets(manifest.items, how.have)
+        meter.add(*_done(manifest.items, how.have))
+        lay_out(manifest.items, tree, how.uid, how.have, how.seen, stop)
+        return targets, iter(ranges(targets))
+
+    async with reported(meter, how.watcher, clock):
+        targets, parts = await threads.run(prepare)
+        writers = asyncio.Semaphore(_WRITERS)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(_FETCHES):
+                    group.create_task(_work(store, threads, parts, targets, writers, tree, how, meter))
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        await threads.run(lambda stop: finish(manifest.items, tree, how.uid, how.have, how.seen, stop))
+
+
+async def _work(
+    store: ObjectStore,
+    threads: TreeThreads,
+    parts: Iterator[Range],
+    targets: Mapping[Blob, Sequence[Target]],
+    writers: asyncio.Semaphore,
+    tree: Path,
+    how: Restoring,
+    meter: Meter,
+) -> None:
+    """Take one range after the other, until none is left."""
+    for part in parts:
+        try:
             data = await fetch(store, part.pack, part.offset, part.length)
-            await threads.run(lambda stop: _fill(part, data, targets, tree, uid, stop))
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for part in ranges(targets):
-                group.create_task(fill(part))
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    await threads.run(lambda stop: _finish(items, tree, uid, stop))
+        except DataLossError as error:
+            raise lost(error, targets[part.blobs[0]]) from error
+        async with writers:
+            await threads.run(
+                lambda stop, part=part, data=data: fill(  # type: ignore[misc]
+                    part, data, targets, tree, how.uid, how.seen, meter, stop
+                )
+            )
 
 
 async def fetch(store: ObjectStore, pack: str, offset: int, length: int) -> bytes:
@@ -74,88 +124,36 @@ async def fetch(store: ObjectStore, pack: str, offset: int, length: int) -> byte
         raise DataLossError(f"pack {pack} is missing or too short at {offset}: {error.message}") from error
 
 
-def open_tree(tree: Path) -> int:
-    """The open directory of a tree, for all that is done beneath it; the caller closes it."""
-    return os.open(tree, safe.DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+def _targets(items: Sequence[Item], have: Collection[bytes]) -> dict[Blob, list[Target]]:
+    """Where each blob goes. Raises `DataLossError` for what no snapshot of ours would say."""
+    targets: dict[Blob, list[Target]] = {}
+    for item in items:
+        entry = item.entry
+        if entry.type is not FileType.REGULAR or entry.link or entry.path in have:
+            continue
+        # Of a file in several blobs each blob is checked, and where it belongs is the manifest's word.
+        if len(item.blobs) < 2 and entry.digest != (item.blobs[0].digest if item.blobs else _EMPTY):
+            raise DataLossError(f"{safe.brief(entry.path)} has another digest than its content")
+        offset = 0
+        for blob in item.blobs:
+            if blob.size > CHUNK or blob.stored > _LARGEST_FRAME:
+                raise DataLossError(
+                    f"blob {blob.digest} in {blob.pack} at {blob.offset} is larger than any can be;"
+                    f" it is part of {safe.brief(entry.path)}"
+                )
+            targets.setdefault(blob, []).append((item, offset))
+            offset += blob.size
+        if offset != entry.size:
+            raise DataLossError(f"the blobs of {safe.brief(entry.path)} have {offset} bytes instead of {entry.size}")
+    return targets
 
 
-def _lay_out(items: Sequence[Item], tree: Path, uid: int | None, stop: threading.Event) -> None:
-    """Directories and files without content; the owner may write all of them until `_finish`."""
-    with safe.closing(open_tree(tree)) as root, acting_as(uid):
-        parent, fd = b"", os.dup(root)
-        try:
-            for item in items:
-                if stop.is_set():
-                    raise Stopped
-                path, kind = item.entry.path, item.entry.type
-                above, _, name = path.rpartition(b"/")
-                if kind is FileType.SYMLINK or not above:
-                    continue
-                if above != parent:
-                    os.close(fd)
-                    parent, fd = above, -1
-                    fd = safe.open_beneath(root, above, safe.DIRECTORY)
-                if kind is FileType.DIRECTORY:
-                    os.mkdir(name, 0o700, dir_fd=fd)
-                elif not item.blobs:
-                    with safe.closing(safe.open_child(fd, name, safe.CREATE)) as file:
-                        _stamp(file, item.entry)
-        finally:
-            if fd >= 0:
-                os.close(fd)
-
-
-def _fill(
-    part: Range,
-    data: bytes,
-    targets: Mapping[Blob, Sequence[Target]],
-    tree: Path,
-    uid: int | None,
-    stop: threading.Event,
-) -> None:
-    """Write the blobs of one range into all files that hold them."""
-    view = memoryview(data)
-    with safe.closing(open_tree(tree)) as root, acting_as(uid):
-        for blob in part.blobs:
-            if stop.is_set():
-                raise Stopped
-            start = blob.offset - part.offset
-            content = unpack(blob, bytes(view[start : start + blob.stored]))
-            for item, offset in targets[blob]:
-                # Not O_EXCL: the blobs of one file come in any order. The tree is still ours alone.
-                flags = os.O_WRONLY | os.O_CREAT
-                with safe.closing(safe.open_beneath(root, item.entry.path, flags)) as file:
-                    _write(file, content, offset)
-                    if len(item.blobs) == 1:
-                        _stamp(file, item.entry)
-
-
-def _finish(items: Sequence[Item], tree: Path, uid: int | None, stop: threading.Event) -> None:
-    with safe.closing(open_tree(tree)) as root, acting_as(uid):
-        for item in items:
-            if stop.is_set():
-                raise Stopped
-            entry = item.entry
-            if entry.type is FileType.SYMLINK:
-                with safe.parent_of(root, entry.path) as (fd, name):
-                    os.symlink(entry.target, name, dir_fd=fd)
-                    os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=fd, follow_symlinks=False)
-            elif len(item.blobs) > 1:
-                with safe.closing(safe.open_beneath(root, entry.path, os.O_WRONLY)) as file:
-                    _stamp(file, entry)
-        for item in reversed(items):
-            if item.entry.type is FileType.DIRECTORY:
-                with safe.closing(safe.open_beneath(root, item.entry.path, safe.DIRECTORY)) as fd:
-                    _stamp(fd, item.entry)
-
-
-def _write(file: int, content: bytes, offset: int) -> None:
-    view = memoryview(content)
-    while view:
-        written = os.pwrite(file, view, offset)
-        view, offset = view[written:], offset + written
-
-
-def _stamp(fd: int, entry: FileEntry) -> None:
-    os.fchmod(fd, entry.mode)
-    os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+def _done(items: Sequence[Item], have: Collection[bytes]) -> tuple[int, int]:
+    """Files and bytes that need no work: those that are there, links and empty files."""
+    files = size = 0
+    for item in items:
+        entry = item.entry
+        if entry.type is FileType.REGULAR and (entry.path in have or entry.link or not item.blobs):
+            files += 1
+            size += 0 if entry.link else entry.size
+    return files, size
