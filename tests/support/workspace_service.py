@@ -8,8 +8,10 @@ import io
 import tarfile
 from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
+from typing import Any, Final
 
 import grpc
+from prometheus_client import CollectorRegistry
 
 from cloudclaw.clock import Clock, SystemClock
 from cloudclaw.config import ServerSettings
@@ -26,13 +28,25 @@ from cloudclaw.snapshots.port import Tree, TreeLimits
 from cloudclaw.snapshots.threads import TreeThreads
 from cloudclaw.v1 import task_pb2, workspace_pb2_grpc
 from cloudclaw.v1 import workspace_pb2 as pb
+from cloudclaw_workspace.adapters.census import CoordinationCensus
+from cloudclaw_workspace.adapters.garbage_metrics import GarbageMetrics
+from cloudclaw_workspace.adapters.packlists import StoredPackLists
 from cloudclaw_workspace.adapters.registry import CoordinationRegistry
+from cloudclaw_workspace.adapters.results import ProtoArtifactLists
+from cloudclaw_workspace.app.artifacts import Artifacts
 from cloudclaw_workspace.app.browsing import Browser
+from cloudclaw_workspace.app.collecting import Collector
+from cloudclaw_workspace.app.rounds import Rounds
+from cloudclaw_workspace.app.tenants import Undertaker
+from cloudclaw_workspace.app.thinning import Thinner
 from cloudclaw_workspace.app.workspaces import Workspaces
 from cloudclaw_workspace.app.writing import Writer
+from cloudclaw_workspace.domain.retention import Retention
+from cloudclaw_workspace.ports.uploads import StaleUploads
 from cloudclaw_workspace.server.servicer import SERVICE, WorkspaceServicer
 
 PIECE = 256 << 10
+KEPT: Final = Retention(20, 7)
 
 
 class User:
@@ -114,8 +128,8 @@ class WatchedEngine(SnapshotEngine):
         self._in_use = 0
         self._released = 0
 
-    async def checkout(self, tenant: str, base: SnapshotPointer | None, uid: str) -> Tree:
-        tree = await super().checkout(tenant, base, uid)
+    async def checkout(self, *args: Any, **kwargs: Any) -> Tree:
+        tree = await super().checkout(*args, **kwargs)
         self._in_use += 1
         return tree
 
@@ -138,19 +152,26 @@ class WatchedEngine(SnapshotEngine):
 
 
 class WorkspaceStack:
-    """Service, stores and users of one test."""
+    """Service, stores and users of one test.
 
-    def __init__(self, folder: Path, kv: KeyValue, objects: ObjectStore, engine: WatchedEngine, address: str) -> None:
+    Attributes:
+        rounds: retention and garbage collection, as the service does them; nothing but a test starts any.
+    """
+
+    def __init__(
+        self, folder: Path, kv: KeyValue, objects: ObjectStore, engine: WatchedEngine, rounds: Rounds, address: str
+    ) -> None:
         self.folder = folder
         self.kv = kv
         self.objects = objects
         self.engine = engine
+        self.rounds = rounds
         self.address = address
         self.closing = contextlib.AsyncExitStack()
 
-    def user(self, tenant: str = "acme") -> User:
+    def user(self, tenant: str = "acme", *, role: str = "user") -> User:
         """A client with a token of `tenant`."""
-        channel = open_channel(self.address, None, Minter(self.folder / "dev.key").mint(tenant, ["user"], 600))
+        channel = open_channel(self.address, None, Minter(self.folder / "dev.key").mint(tenant, [role], 600))
         self.closing.push_async_callback(channel.close)
         return User(channel)
 
@@ -182,6 +203,31 @@ class WorkspaceStack:
         return [path.name for part in ("live", "trash") for path in (trees / part).iterdir()]
 
 
+def rounds_over(
+    kv: KeyValue,
+    objects: ObjectStore,
+    clock: Clock,
+    *,
+    retention: Retention = KEPT,
+    grace: float = 86_400.0,
+    metrics: GarbageMetrics | None = None,
+) -> Rounds:
+    """Retention and garbage collection over these stores, as one replica has them."""
+    census = CoordinationCensus(kv, clock)
+    return Rounds(
+        census,
+        census,
+        objects,
+        Thinner(census, clock, retention),
+        Collector(census, objects, StoredPackLists(objects), clock, grace=grace),
+        clock,
+        metrics or GarbageMetrics(clock, CollectorRegistry()),
+        uploads=objects if isinstance(objects, StaleUploads) else None,
+        interval=3600.0,
+        grace=grace,
+    )
+
+
 @contextlib.asynccontextmanager
 async def workspace_service(
     folder: Path,
@@ -191,24 +237,32 @@ async def workspace_service(
     limits: TreeLimits | None = None,
     patience: float = 30.0,
     clock: Clock | None = None,
+    retention: Retention = KEPT,
+    grace: float = 86_400.0,
 ) -> AsyncIterator[WorkspaceStack]:
-    """Serve until the block ends. `clock` is the leases' own."""
+    """Serve until the block ends. `clock` is that of leases, times and the grace."""
     limits = limits or TreeLimits()
     folder.mkdir(parents=True, exist_ok=True)
     write_development_key(folder / "dev.key")
     engine = WatchedEngine(objects, folder / "trees", limits)
     threads = TreeThreads(8)
-    registry = CoordinationRegistry(kv, clock or SystemClock())
+    clock = clock or SystemClock()
+    registry = CoordinationRegistry(kv, clock)
+    rounds = rounds_over(kv, objects, clock, retention=retention, grace=grace)
+    census = CoordinationCensus(kv, clock)
     servicer = WorkspaceServicer(
         Workspaces(registry),
         Browser(registry, engine),
         Writer(registry, engine, threads, limits),
+        Artifacts(census, objects, ProtoArtifactLists()),
+        rounds,
+        Undertaker(census, census, objects, engine),
         limits,
         patience=patience,
     )
     server = RpcServer(ServerSettings(listen="127.0.0.1:0"), Authenticator([folder / "dev.key"]), clock=SystemClock())
     server.add(SERVICE, workspace_pb2_grpc.add_WorkspaceServiceServicer_to_server, servicer)
-    stack = WorkspaceStack(folder, kv, objects, engine, await server.start())
+    stack = WorkspaceStack(folder, kv, objects, engine, rounds, await server.start())
     try:
         yield stack
     finally:

@@ -12,6 +12,7 @@ import structlog
 
 from cloudclaw.clock import SystemClock
 from cloudclaw.config import load
+from cloudclaw.coordination.election import Election
 from cloudclaw.coordination.etcd import open_etcd
 from cloudclaw.errors import PreconditionError
 from cloudclaw.lifecycle import Stack, run_service
@@ -23,12 +24,22 @@ from cloudclaw.rpc.server import RpcServer
 from cloudclaw.snapshots.engine import SnapshotEngine
 from cloudclaw.snapshots.threads import TreeThreads
 from cloudclaw.v1.workspace_pb2_grpc import add_WorkspaceServiceServicer_to_server
+from cloudclaw_workspace.adapters.census import CoordinationCensus
+from cloudclaw_workspace.adapters.garbage_metrics import GarbageMetrics
 from cloudclaw_workspace.adapters.metered import MeteredManager, Metrics
+from cloudclaw_workspace.adapters.packlists import StoredPackLists
 from cloudclaw_workspace.adapters.registry import CoordinationRegistry
+from cloudclaw_workspace.adapters.results import ProtoArtifactLists
+from cloudclaw_workspace.app.artifacts import Artifacts
 from cloudclaw_workspace.app.browsing import Browser
+from cloudclaw_workspace.app.collecting import Collector
+from cloudclaw_workspace.app.rounds import Rounds
+from cloudclaw_workspace.app.tenants import Undertaker
+from cloudclaw_workspace.app.thinning import Thinner
 from cloudclaw_workspace.app.workspaces import Workspaces
 from cloudclaw_workspace.app.writing import Writer
 from cloudclaw_workspace.config import WorkspaceSettings
+from cloudclaw_workspace.ports.uploads import StaleUploads
 from cloudclaw_workspace.server.health import HealthWatch
 from cloudclaw_workspace.server.servicer import SERVICE, WorkspaceServicer
 
@@ -60,10 +71,28 @@ async def serve(settings: WorkspaceSettings, stop: asyncio.Event) -> None:
         threads = TreeThreads(settings.max_writes)
         stack.push("writes", lambda: asyncio.to_thread(threads.close))
         registry = CoordinationRegistry(kv, clock, writer_ttl=settings.writer_ttl)
+        # Everything that refers to objects.
+        census = CoordinationCensus(kv, clock)
+        # What nothing refers to goes, an hour after the last time by default.
+        rounds = Rounds(
+            census,
+            census,
+            objects,
+            Thinner(census, clock, settings.retention.retention()),
+            Collector(census, objects, StoredPackLists(objects), clock, grace=settings.gc.grace),
+            clock,
+            GarbageMetrics(clock),
+            uploads=objects if isinstance(objects, StaleUploads) else None,
+            interval=settings.gc.interval,
+            grace=settings.gc.grace,
+        )
         servicer = WorkspaceServicer(
             Workspaces(registry),
             Browser(registry, manager),
             Writer(registry, manager, threads, limits),
+            Artifacts(census, objects, ProtoArtifactLists()),
+            rounds,
+            Undertaker(census, census, objects, manager),
             limits,
             patience=settings.write_idle_timeout,
         )
@@ -78,10 +107,13 @@ async def serve(settings: WorkspaceSettings, stop: asyncio.Event) -> None:
         stack.push("intake", server.drain)
         _log.info("serving", address=address)
         health = HealthWatch(server, SERVICE, kv, objects, clock, interval=settings.health_interval)
+        # One replica of all collects garbage.
+        election = Election(kv, clock, "workspace", address, settings.gc.election_ttl)
         async with asyncio.TaskGroup() as group:
-            watching = group.create_task(health.run())
+            running = [group.create_task(health.run()), group.create_task(election.run(lambda _: rounds.run()))]
             await stop.wait()
-            watching.cancel()
+            for task in running:
+                task.cancel()
 
 
 def _lock(directory: Path) -> int:

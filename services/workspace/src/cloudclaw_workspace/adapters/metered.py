@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from cloudclaw.clock import Clock
 from cloudclaw.coordination.records import SnapshotPointer
 from cloudclaw.errors import CloudClawError
-from cloudclaw.snapshots.port import Change, FileEntry, SnapshotResult, Tree, WorkspaceManager
+from cloudclaw.snapshots.port import Change, FileEntry, Kept, Pause, SnapshotResult, Tree, Watcher, WorkspaceManager
 
 _SECONDS = (0.001, 0.005, 0.02, 0.1, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0)
 
@@ -47,36 +48,46 @@ class MeteredManager:
         self._metrics = metrics
         self._clock = clock
 
-    async def checkout(self, tenant: str, base: SnapshotPointer | None, uid: str) -> Tree:
-        started = self._clock.boottime()
-        try:
-            tree = await self._inner.checkout(tenant, base, uid)
-        except CloudClawError as error:
-            self._failed("checkout", error)
-            raise
-        self._took("checkout", started)
-        return tree
+    async def checkout(
+        self,
+        tenant: str,
+        base: SnapshotPointer | None,
+        uid: str,
+        *,
+        head: SnapshotPointer | None = None,
+        watcher: Watcher | None = None,
+    ) -> Tree:
+        with self._timed("checkout"):
+            return await self._inner.checkout(tenant, base, uid, head=head, watcher=watcher)
 
-    async def reopen(self, tenant: str, base: SnapshotPointer | None, uid: str) -> Tree | None:
-        return await self._inner.reopen(tenant, base, uid)
+    async def reopen(
+        self, tenant: str, base: SnapshotPointer | None, uid: str, *, head: SnapshotPointer | None = None
+    ) -> Tree | None:
+        return await self._inner.reopen(tenant, base, uid, head=head)
 
-    async def snapshot(self, tenant: str, tree: Tree, snapshot_id: str) -> SnapshotResult:
-        started = self._clock.boottime()
-        try:
-            result = await self._inner.snapshot(tenant, tree, snapshot_id)
-        except CloudClawError as error:
-            self._failed("snapshot", error)
-            raise
-        self._took("snapshot", started)
-        self._metrics.snapshots.inc()
-        self._metrics.snapshot_bytes.inc(result.pointer.bytes)
-        self._metrics.stored_bytes.inc(result.stored_bytes)
+    async def snapshot(
+        self, tenant: str, tree: Tree, snapshot_id: str, *, watcher: Watcher | None = None
+    ) -> SnapshotResult:
+        with self._timed("snapshot"):
+            result = await self._inner.snapshot(tenant, tree, snapshot_id, watcher=watcher)
+        self._stored(result)
         return result
 
+    async def checkpoint(
+        self, tenant: str, tree: Tree, snapshot_id: str, pause: Pause, *, watcher: Watcher | None = None
+    ) -> SnapshotResult:
+        with self._timed("checkpoint"):
+            result = await self._inner.checkpoint(tenant, tree, snapshot_id, pause, watcher=watcher)
+        self._stored(result)
+        return result
+
+    async def collect(self, tenant: str, tree: Tree, patterns: Sequence[str], prefix: str) -> Kept:
+        with self._timed("collect"):
+            return await self._inner.collect(tenant, tree, patterns, prefix)
+
     async def release(self, tenant: str, tree: Tree, committed: SnapshotPointer | None) -> None:
-        started = self._clock.boottime()
-        await self._inner.release(tenant, tree, committed)
-        self._took("release", started)
+        with self._timed("release"):
+            await self._inner.release(tenant, tree, committed)
 
     async def sweep(self, live: set[str]) -> None:
         await self._inner.sweep(live)
@@ -98,9 +109,23 @@ class MeteredManager:
     def cached(self) -> Sequence[tuple[str, str]]:
         return self._inner.cached()
 
-    def _took(self, operation: str, started: float) -> None:
-        self._metrics.seconds.labels(operation).observe(self._clock.boottime() - started)
+    async def forget(self, tenant: str) -> None:
+        await self._inner.forget(tenant)
         self._metrics.cached.set(len(self._inner.cached()))
 
-    def _failed(self, operation: str, error: CloudClawError) -> None:
-        self._metrics.failures.labels(operation, error.code).inc()
+    def _stored(self, result: SnapshotResult) -> None:
+        self._metrics.snapshots.inc()
+        self._metrics.snapshot_bytes.inc(result.pointer.bytes)
+        self._metrics.stored_bytes.inc(result.stored_bytes)
+
+    @contextmanager
+    def _timed(self, operation: str) -> Iterator[None]:
+        """Time what succeeds, and count what does not."""
+        started = self._clock.boottime()
+        try:
+            yield
+        except CloudClawError as error:
+            self._metrics.failures.labels(operation, error.code).inc()
+            raise
+        self._metrics.seconds.labels(operation).observe(self._clock.boottime() - started)
+        self._metrics.cached.set(len(self._inner.cached()))

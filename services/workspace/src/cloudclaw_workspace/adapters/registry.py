@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Final, TypeVar
 
 import msgspec
 import structlog
@@ -21,10 +22,16 @@ from cloudclaw.coordination.records import (
     decode,
 )
 from cloudclaw.coordination.transactions import Transactions, Versioned
-from cloudclaw.errors import FencedError, NotFoundError, UnavailableError
+from cloudclaw.errors import AbortedError, FencedError, NotFoundError, UnavailableError
 from cloudclaw.ids import new_id
+from cloudclaw_workspace.domain.retention import DEFAULT, Retention
 
 _log = structlog.get_logger()
+
+
+_TRIES: Final = 5
+
+T = TypeVar("T")
 
 
 class CoordinationRegistry:
@@ -37,7 +44,15 @@ class CoordinationRegistry:
         self._clock = clock
         self._ttl = writer_ttl
 
-    async def create(self, tenant: str, name: str, head: SnapshotPointer | None) -> WorkspaceRecord:
+    async def create(
+        self,
+        tenant: str,
+        name: str,
+        head: SnapshotPointer | None,
+        *,
+        retention: Retention = DEFAULT,
+        source: tuple[str, str] | None = None,
+    ) -> WorkspaceRecord:
         now = self._clock.wall()
         record = WorkspaceRecord(
             name=name,
@@ -46,8 +61,24 @@ class CoordinationRegistry:
             op_id=new_id("op"),
             generation=0 if head is None else 1,
             head=head,
+            keep_last=retention.last,
+            keep_daily=retention.daily,
         )
-        return (await self._transactions.create_workspace(tenant, record, snapshot=head)).record
+        return (await self._transactions.create_workspace(tenant, record, snapshot=head, source=source)).record
+
+    async def set_retention(self, tenant: str, name: str, retention: Retention) -> WorkspaceRecord:
+        async def once() -> WorkspaceRecord:
+            workspace = await self.get(tenant, name)
+            after = msgspec.structs.replace(
+                workspace.record,
+                updated=self._clock.wall(),
+                op_id=new_id("op"),
+                keep_last=retention.last,
+                keep_daily=retention.daily,
+            )
+            return (await self._transactions.update_workspace(tenant, workspace, after)).record
+
+        return await _against_changes(once)
 
     async def get(self, tenant: str, name: str) -> Versioned[WorkspaceRecord]:
         found = await self._transactions.get_workspace(tenant, name)
@@ -115,15 +146,32 @@ class CoordinationRegistry:
         head: SnapshotPointer,
         operation: str,
         token: int,
+        *,
+        source: str = "",
     ) -> WorkspaceRecord:
-        after = msgspec.structs.replace(
-            workspace.record,
-            updated=self._clock.wall(),
-            op_id=operation,
-            generation=workspace.record.generation + 1,
-            head=head,
-        )
-        return (await self._transactions.commit_workspace(tenant, workspace, after, head, token)).record
+        current = workspace
+
+        async def once() -> WorkspaceRecord:
+            nonlocal current
+            after = msgspec.structs.replace(
+                current.record,
+                updated=self._clock.wall(),
+                op_id=operation,
+                generation=current.record.generation + 1,
+                head=head,
+            )
+            try:
+                return (
+                    await self._transactions.commit_workspace(tenant, current, after, head, token, source=source)
+                ).record
+            except AbortedError:
+                # Its retention was set while the tree was written: the head stays with the writer key's owner.
+                current = await self.get(tenant, workspace.record.name)
+                if current.record.generation != workspace.record.generation:
+                    current = workspace
+                raise
+
+        return await _against_changes(once)
 
     async def _keep(self, lease: NodeLease, name: str) -> None:
         await lease.run()
@@ -135,3 +183,13 @@ class CoordinationRegistry:
             await lease.release()
         except UnavailableError as error:
             _log.warning("a write's lease ends only by its TTL", lease=f"{lease.lease_id:x}", error=error.message)
+
+
+async def _against_changes(once: Callable[[], Awaitable[T]]) -> T:
+    """What `once`, which reads and then writes guarded by what it read, answers: tried again when that changed."""
+    for _ in range(_TRIES - 1):
+        try:
+            return await once()
+        except AbortedError:
+            continue
+    return await once()

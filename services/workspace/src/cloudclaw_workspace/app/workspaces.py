@@ -11,6 +11,7 @@ from cloudclaw.coordination.records import SnapshotPointer, WorkspaceRecord
 from cloudclaw.ids import check_name, check_opaque_id, new_id
 from cloudclaw_workspace.app.browsing import Page
 from cloudclaw_workspace.domain import paging
+from cloudclaw_workspace.domain.retention import DEFAULT, Retention
 from cloudclaw_workspace.ports.registry import Registry
 
 
@@ -28,9 +29,14 @@ class Workspaces:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    async def create(self, tenant: str, name: str) -> View:
+    async def create(self, tenant: str, name: str, retention: Retention = DEFAULT) -> View:
         """A new, empty workspace. `AlreadyExistsError`."""
-        return View(await self._registry.create(tenant, check_name(name, "name"), None))
+        return View(await self._registry.create(tenant, check_name(name, "name"), None, retention=retention))
+
+    async def set_retention(self, tenant: str, name: str, retention: Retention) -> View:
+        """Change how many snapshots a workspace keeps, from the next round on."""
+        record = await self._registry.set_retention(tenant, check_name(name, "name"), retention)
+        return View(record, await self._registry.writer(tenant, name))
 
     async def get(self, tenant: str, name: str) -> View:
         """One workspace."""
@@ -52,7 +58,10 @@ class Workspaces:
         await self._registry.delete(tenant, check_name(name, "name"))
 
     async def fork(self, tenant: str, source: str, snapshot_id: str, name: str) -> View:
-        """A new workspace whose head is another's (or one of its snapshots): the manifest is shared, nothing copied."""
+        """A new workspace whose head is another's (or one of its snapshots): the manifest is shared, nothing copied.
+
+        It takes on nothing but the files: its retention is the service's default.
+        """
         check_name(source, "source")
         check_name(name, "name")
         if snapshot_id:
@@ -63,4 +72,4 @@ class Workspaces:
         if origin is None:
             return View(await self._registry.create(tenant, name, None))
         head = replace(origin, id=new_id("snap"), parent="")
-        return View(await self._registry.create(tenant, name, head))
+        return View(await self._registry.create(tenant, name, head, source=(source, origin.id)))

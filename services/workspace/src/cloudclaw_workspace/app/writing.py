@@ -81,7 +81,7 @@ class Writer:
             old = (await self._registry.snapshot(tenant, name, snapshot_id)).pointer
             head = workspace.record.head
             pointer = replace(old, id=new_id("snap"), parent=head.id if head is not None else "")
-            return await self._registry.commit(tenant, workspace, pointer, operation, token)
+            return await self._registry.commit(tenant, workspace, pointer, operation, token, source=snapshot_id)
 
     async def _totals(self, tenant: str, head: SnapshotPointer | None) -> tuple[int, int]:
         """Entries and bytes that the head holds already; the two top directories are nobody's."""

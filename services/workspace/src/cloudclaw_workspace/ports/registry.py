@@ -8,14 +8,31 @@ from typing import Protocol
 
 from cloudclaw.coordination.records import SnapshotPointer, SnapshotRecord, WorkspaceRecord
 from cloudclaw.coordination.transactions import Versioned
+from cloudclaw_workspace.domain.retention import DEFAULT, Retention
 
 
 class Registry(Protocol):
     """Workspaces by tenant and name. Another tenant's are not there. Every call raises `UnavailableError` when the
     coordination store does not answer."""
 
-    async def create(self, tenant: str, name: str, head: SnapshotPointer | None) -> WorkspaceRecord:
-        """A new workspace with `head`. `AlreadyExistsError`."""
+    async def create(
+        self,
+        tenant: str,
+        name: str,
+        head: SnapshotPointer | None,
+        *,
+        retention: Retention = DEFAULT,
+        source: tuple[str, str] | None = None,
+    ) -> WorkspaceRecord:
+        """A new workspace with `head`. `AlreadyExistsError`.
+
+        `source`: workspace and id of the snapshot that `head` shares a manifest with. The transaction guards that it is
+        still there (`NotFoundError`), so that its objects cannot have been collected.
+        """
+        ...
+
+    async def set_retention(self, tenant: str, name: str, retention: Retention) -> WorkspaceRecord:
+        """Change how many snapshots are kept. `NotFoundError`; `AbortedError` when it changed all the time."""
         ...
 
     async def get(self, tenant: str, name: str) -> Versioned[WorkspaceRecord]:
@@ -64,9 +81,12 @@ class Registry(Protocol):
         head: SnapshotPointer,
         operation: str,
         token: int,
+        *,
+        source: str = "",
     ) -> WorkspaceRecord:
         """Make `head` the next version, in one transaction that also gives the writer key back.
 
-        Guarded by the token (`FencedError`) and by the workspace being unchanged (`AbortedError`).
+        Guarded by the token (`FencedError`) and by the workspace's head and generation being those of `workspace`
+        (`AbortedError`). `source`: as for `create`, a snapshot of the same workspace.
         """
         ...

@@ -13,8 +13,10 @@ from cloudclaw.v1 import workspace_pb2 as pb
 from cloudclaw_workspace.app.browsing import Page
 from cloudclaw_workspace.app.workspaces import View
 from cloudclaw_workspace.domain.edits import Data, Edit, PutFile, Remove
+from cloudclaw_workspace.domain.garbage import Report
 from cloudclaw_workspace.domain.paging import page_size
 from cloudclaw_workspace.domain.paths import to_tree, to_user
+from cloudclaw_workspace.domain.retention import MAX_DAILY, MAX_LAST, Retention
 
 MAX_DATA = 256 << 10
 
@@ -40,6 +42,29 @@ def workspace(tenant: str, view: View) -> pb.Workspace:
         create_time=_time(record.created),
         update_time=_time(record.updated),
         writer=view.writer,
+        retention=pb.Retention(keep_last=view.record.keep_last, keep_daily=view.record.keep_daily),
+    )
+
+
+def retention(wanted: pb.Retention) -> Retention:
+    """A workspace's own retention. Raises `InvalidArgumentError` for more than may be kept."""
+    for name, value, most in (("keep_last", wanted.keep_last, MAX_LAST), ("keep_daily", wanted.keep_daily, MAX_DAILY)):
+        if value > most:
+            raise InvalidArgumentError(f"must be 0 (for the default) to {most}, got {value}", field=f"retention.{name}")
+    return Retention(wanted.keep_last, wanted.keep_daily)
+
+
+def report(found: Report) -> pb.GarbageReport:
+    return pb.GarbageReport(
+        tenant=found.tenant,
+        snapshots_removed=found.snapshots,
+        objects_kept=found.kept,
+        bytes_kept=found.kept_bytes,
+        objects_waiting=found.waiting,
+        bytes_waiting=found.waiting_bytes,
+        objects_removed=found.removed,
+        bytes_removed=found.removed_bytes,
+        names=found.names,
     )
 
 

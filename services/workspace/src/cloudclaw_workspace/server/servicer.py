@@ -10,15 +10,18 @@ from typing import Any, Final
 import grpc
 import structlog
 
-from cloudclaw.errors import CloudClawError, InvalidArgumentError, UnimplementedError
+from cloudclaw.errors import CloudClawError, InvalidArgumentError
 from cloudclaw.ids import check_name
 from cloudclaw.refs import ref_of
-from cloudclaw.rpc.auth import caller
+from cloudclaw.rpc.auth import caller, require_role
 from cloudclaw.snapshots.port import TreeLimits
 from cloudclaw.v1 import workspace_pb2 as pb
 from cloudclaw.v1 import workspace_pb2_grpc
+from cloudclaw_workspace.app.artifacts import Artifacts
 from cloudclaw_workspace.app.browsing import Browser
 from cloudclaw_workspace.app.feed import Feed
+from cloudclaw_workspace.app.rounds import Rounds
+from cloudclaw_workspace.app.tenants import Undertaker
 from cloudclaw_workspace.app.upload import extract
 from cloudclaw_workspace.app.workspaces import View, Workspaces
 from cloudclaw_workspace.app.writing import Writer, apply_edits
@@ -38,12 +41,24 @@ _log = structlog.get_logger()
 
 
 class WorkspaceServicer(workspace_pb2_grpc.WorkspaceServiceServicer):
-    """The tenant is the caller's, never the request's."""
+    """The tenant is the caller's, never the request's, but for what operators do to a tenant."""
 
     def __init__(
-        self, workspaces: Workspaces, browser: Browser, writer: Writer, limits: TreeLimits, *, patience: float
+        self,
+        workspaces: Workspaces,
+        browser: Browser,
+        writer: Writer,
+        artifacts: Artifacts,
+        rounds: Rounds,
+        undertaker: Undertaker,
+        limits: TreeLimits,
+        *,
+        patience: float,
     ) -> None:
         """`patience`: seconds that a write waits for the client's next message."""
+        self._artifacts = artifacts
+        self._rounds = rounds
+        self._undertaker = undertaker
         self._workspaces = workspaces
         self._browser = browser
         self._writer = writer
@@ -52,7 +67,7 @@ class WorkspaceServicer(workspace_pb2_grpc.WorkspaceServiceServicer):
 
     async def CreateWorkspace(self, request: pb.CreateWorkspaceRequest, context: Context) -> pb.CreateWorkspaceResponse:
         tenant = caller().tenant
-        view = await self._workspaces.create(tenant, request.name)
+        view = await self._workspaces.create(tenant, request.name, convert.retention(request.retention))
         return pb.CreateWorkspaceResponse(workspace=convert.workspace(tenant, view))
 
     async def GetWorkspace(self, request: pb.GetWorkspaceRequest, context: Context) -> pb.GetWorkspaceResponse:
@@ -65,6 +80,13 @@ class WorkspaceServicer(workspace_pb2_grpc.WorkspaceServiceServicer):
         views, token = await self._workspaces.list(tenant, convert.page(request.page_size, request.page_token))
         found = [convert.workspace(tenant, view) for view in views]
         return pb.ListWorkspacesResponse(workspaces=found, next_page_token=token)
+
+    async def UpdateWorkspace(self, request: pb.UpdateWorkspaceRequest, context: Context) -> pb.UpdateWorkspaceResponse:
+        tenant = caller().tenant
+        if not request.HasField("retention"):
+            raise InvalidArgumentError("say what to change", field="retention")
+        view = await self._workspaces.set_retention(tenant, request.name, convert.retention(request.retention))
+        return pb.UpdateWorkspaceResponse(workspace=convert.workspace(tenant, view))
 
     async def DeleteWorkspace(self, request: pb.DeleteWorkspaceRequest, context: Context) -> pb.DeleteWorkspaceResponse:
         await self._workspaces.delete(caller().tenant, request.name)
@@ -170,12 +192,21 @@ class WorkspaceServicer(workspace_pb2_grpc.WorkspaceServiceServicer):
             )
         return pb.UploadArchiveResponse(snapshot=ref_of(pointer))
 
-    def DownloadArtifact(
+    async def DownloadArtifact(
         self, request: pb.DownloadArtifactRequest, context: Context
     ) -> AsyncIterator[pb.DownloadArtifactResponse]:
-        raise UnimplementedError(
-            "artifacts are not collected yet; read the file from the task's snapshot with ReadFile"
-        )
+        async for piece in self._artifacts.read(caller().tenant, request.task_id, request.path):
+            yield pb.DownloadArtifactResponse(data=piece)
+
+    async def CollectGarbage(self, request: pb.CollectGarbageRequest, context: Context) -> pb.CollectGarbageResponse:
+        require_role("operator")
+        reports = await self._rounds.collect(request.tenant, dry_run=request.dry_run)
+        return pb.CollectGarbageResponse(reports=[convert.report(report) for report in reports])
+
+    async def DeleteTenant(self, request: pb.DeleteTenantRequest, context: Context) -> pb.DeleteTenantResponse:
+        require_role("operator")
+        gone = await self._undertaker.delete(request.tenant)
+        return pb.DeleteTenantResponse(objects_removed=gone.objects, bytes_removed=gone.bytes, keys_removed=gone.keys)
 
 
 @asynccontextmanager
