@@ -180,6 +180,10 @@ class Node:
         self.cancels: asyncio.Queue[pb.CancelAttempt] = asyncio.Queue()
         self.kills: asyncio.Queue[pb.KillAttempt] = asyncio.Queue()
         self.verdicts: asyncio.Queue[pb.ReportVerdict] = asyncio.Queue()
+        self.wishes: asyncio.Queue[pb.TakeCheckpoint] = asyncio.Queue()
+        self.kept: asyncio.Queue[pb.CheckpointVerdict] = asyncio.Queue()
+        self.forgets: asyncio.Queue[pb.ForgetTenant] = asyncio.Queue()
+        self.draining = False
         self.acks: asyncio.Queue[pb.StreamLogsResponse] = asyncio.Queue()
         self.durable: dict[str, int] = {}
         self.acked = 0
@@ -224,6 +228,7 @@ class Node:
             attempts=self.running.values(),
             pools=self.pools,
             cached=self.cached,
+            draining=self.draining,
         )
         await self._call.write(pb.ConnectRequest(term=self.term, hello=hello))
         first = await soon(self._call.read())
@@ -248,7 +253,12 @@ class Node:
 
     async def beat(self) -> None:
         """One heartbeat."""
-        beat = pb.Heartbeat(sequence=next(self._sequence), attempts=self.running.values(), pools=self.pools)
+        beat = pb.Heartbeat(
+            sequence=next(self._sequence),
+            attempts=self.running.values(),
+            pools=self.pools,
+            draining=self.draining,
+        )
         await self._send(pb.ConnectRequest(term=self.term, heartbeat=beat))
 
     async def _send(self, request: pb.ConnectRequest) -> None:
@@ -309,6 +319,26 @@ class Node:
             self.running.pop(assignment.token, None)
         return verdict.verdict
 
+    async def save(self, assignment: pb.Assignment, snapshot: str = "", **report: Any) -> None:
+        """Report a checkpoint, or without `snapshot` its failure."""
+        ref = task_pb2.SnapshotRef(snapshot_id=snapshot, manifest_digest=f"digest of {snapshot}", uid=assignment.uid)
+        message = pb.CheckpointReport(
+            tenant=assignment.tenant,
+            task_id=assignment.task_id,
+            token=assignment.token,
+            uid=assignment.uid,
+            snapshot=ref if snapshot else None,
+            **report,
+        )
+        await self._send(pb.ConnectRequest(term=self.term, checkpoint=message))
+
+    async def checkpoint(self, assignment: pb.Assignment, snapshot: str = "", **report: Any) -> int:
+        """Report a checkpoint, or its failure, and answer the verdict."""
+        await self.save(assignment, snapshot, **report)
+        verdict = await soon(self.kept.get())
+        assert (verdict.uid, verdict.snapshot_id) == (assignment.uid, snapshot)
+        return verdict.verdict
+
     async def write(
         self, assignment: pb.Assignment, offset: int, data: bytes, *, end: bool = False, token: int = 0
     ) -> None:
@@ -341,6 +371,9 @@ class Node:
             "cancel": self.cancels,
             "kill": self.kills,
             "verdict": self.verdicts,
+            "checkpoint_verdict": self.kept,
+            "take_checkpoint": self.wishes,
+            "forget_tenant": self.forgets,
         }
         with contextlib.suppress(Exception):
             while (response := await call.read()) is not grpc.aio.EOF:

@@ -307,13 +307,3 @@ async def test_a_task_is_read_as_it_was_just_written(plane: Plane, user: User) -
         assert (await user.get(task_id)).state == task_pb2.TASK_STATE_CANCELED
         listed = await user.stub.ListTasks(pb.ListTasksRequest(page_size=1))
         assert listed.tasks[0].state == task_pb2.TASK_STATE_CANCELED
-
-
-async def test_what_no_node_does_yet_is_refused_and_not_ignored(plane: Plane, user: User) -> None:
-    for spec in (
-        task_pb2.TaskSpec(argv=["true"], checkpoint_interval=Duration(seconds=30)),
-        task_pb2.TaskSpec(argv=["true"], artifacts=["*.log"]),
-    ):
-        with pytest.raises(UnimplementedError, match="not served yet"):
-            await user.stub.SubmitTask(pb.SubmitTaskRequest(spec=spec))
-    assert not (await user.stub.ListTasks(pb.ListTasksRequest())).tasks

@@ -19,7 +19,7 @@ async def workspace(plane: Plane, name: str, head: str = "", tenant: str = "acme
     record = WorkspaceRecord(
         name=name, created=1.0, updated=1.0, op_id="op", head=SnapshotPointer(id=head, manifest="m") if head else None
     )
-    await plane.transactions.create_workspace(tenant, record)
+    await plane.transactions.create_workspace(tenant, record, snapshot=record.head)
 
 
 async def test_two_tenants_share_a_slot_in_turns(plane: Plane) -> None:

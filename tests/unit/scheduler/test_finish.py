@@ -30,7 +30,7 @@ async def workspace(plane: Plane, head: str = "snap-1") -> None:
     record = WorkspaceRecord(
         name="ws", created=1.0, updated=1.0, op_id="op", head=SnapshotPointer(id=head, manifest="d1")
     )
-    await plane.transactions.create_workspace("acme", record)
+    await plane.transactions.create_workspace("acme", record, snapshot=record.head)
 
 
 async def head(plane: Plane) -> tuple[str, int]:

@@ -187,8 +187,8 @@ class Checkpoints:
             )
             return
         pointer = pointer_of(report.snapshot)
-        if record.checkpoint is not None and record.checkpoint.id == pointer.id:
-            return  # its verdict was lost
+        if record.checkpoint is not None and record.checkpoint.id == pointer.id and request <= record.checkpoint_served:
+            return  # its verdict was lost; the same id for a new request is a tree that did not change since
         frozen = report.frozen.ToMicroseconds() / 1_000_000
         after = life.checkpointed(record, now, pointer, op_id=new_id("op"), request=request, frozen=frozen)
         await self._transactions.checkpoint(token, task, after, pointer)
