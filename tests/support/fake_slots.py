@@ -7,13 +7,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cloudclaw.clock import Clock
 from cloudclaw.coordination.records import SnapshotPointer
-from cloudclaw.snapshots.port import Change, FileEntry, SnapshotResult, Tree
+from cloudclaw.snapshots.port import (
+    Change,
+    FileEntry,
+    Kept,
+    KeptFile,
+    Pause,
+    Progress,
+    SnapshotResult,
+    Tree,
+    Watcher,
+)
 from cloudclaw_pool_manager.domain.attempt import AttemptId, Exit, KillReason, Launch, Limits, LogFrame, Stream, Usage
 from cloudclaw_pool_manager.ports.backend import (
     Enforcement,
@@ -23,7 +34,7 @@ from cloudclaw_pool_manager.ports.backend import (
     SlotPhase,
     SlotStatus,
 )
-from cloudclaw_pool_manager.ports.state import Started
+from cloudclaw_pool_manager.ports.state import Drain, Started
 
 ORPHAN_TTL = 10.0
 
@@ -35,6 +46,9 @@ class FakeSupervisor:
     Attributes:
         starts: uids handed to it, in order; a repeated start of the same uid does not count.
         frames: the spool.
+        fenced: frozen by its deadline, so that nothing but `thaw` lets it go on.
+        mapped: inodes that the task has mapped.
+        pauses: (boot time of the freeze, of the resume or None while paused), in order.
         refuses: every call raises `SlotFailedError` while it is set to a message.
         gates: calls wait here, by name of the method.
     """
@@ -44,6 +58,7 @@ class FakeSupervisor:
     clock: Clock
     incarnation: int = 0
     phase: SlotPhase = SlotPhase.IDLE
+    fenced: bool = False
     attempt: AttemptId | None = None
     launch: Launch | None = None
     limits: Limits | None = None
@@ -58,6 +73,8 @@ class FakeSupervisor:
     starts: list[str] = field(default_factory=list)
     stops: list[KillReason] = field(default_factory=list)
     thaws: int = 0
+    mapped: Collection[int] = ()
+    pauses: list[tuple[float, float | None]] = field(default_factory=list)
     ignores_term: bool = False
     refuses: str = ""
     dead: bool = False
@@ -92,10 +109,11 @@ class FakeSupervisor:
     def look(self) -> None:
         """Freeze past the deadline; kill what nobody came for."""
         now = self.clock.boottime()
-        if self.phase is SlotPhase.RUNNING and now >= self.deadline:
-            self.phase = SlotPhase.FROZEN
+        alive = self.phase in (SlotPhase.RUNNING, SlotPhase.FROZEN)
+        if alive and not self.fenced and now >= self.deadline:
+            self.phase, self.fenced = SlotPhase.FROZEN, True
             self.tell()
-        elif self.phase is SlotPhase.FROZEN and now >= max(self.deadline, self.spoken) + ORPHAN_TTL:
+        elif self.phase is SlotPhase.FROZEN and self.fenced and now >= max(self.deadline, self.spoken) + ORPHAN_TTL:
             self.finish(137, signal=9, killed=KillReason.ORPHANED)
 
     def tell(self) -> None:
@@ -104,7 +122,8 @@ class FakeSupervisor:
 
     def status(self) -> SlotStatus:
         last = self.frames[-1].time if self.frames else self.started
-        return SlotStatus(self.phase, self.attempt, self.log_end, last, self.exit, self.phase is SlotPhase.IDLE)
+        ready, paused = self.phase is SlotPhase.IDLE, self.phase is SlotPhase.FROZEN and not self.fenced
+        return SlotStatus(self.phase, self.attempt, self.log_end, last, self.exit, ready, paused)
 
 
 class FakeSlot:
@@ -159,7 +178,7 @@ class FakeSlot:
         there.starts.append(attempt.uid)
         there.attempt, there.launch, there.limits, there.tree, there.deadline = attempt, launch, limits, tree, deadline
         there.started = there.clock.wall()
-        there.phase = SlotPhase.RUNNING
+        there.phase, there.fenced, there.pauses = SlotPhase.RUNNING, False, []
         there.tell()
 
     async def set_deadline(self, uid: str, deadline: float) -> None:
@@ -168,13 +187,34 @@ class FakeSlot:
 
     async def freeze(self, uid: str) -> None:
         there = await self._call("freeze", uid)
-        there.phase = SlotPhase.FROZEN
+        if there.phase is SlotPhase.RUNNING:
+            there.phase = SlotPhase.FROZEN
+            there.pauses.append((there.clock.boottime(), None))
+            there.tell()
+
+    async def mapped(self, uid: str) -> Collection[int]:
+        return (await self._call("mapped", uid)).mapped
+
+    async def resume(self, uid: str, deadline: float) -> bool:
+        there = await self._call("resume", uid)
+        there.look()
+        if there.phase is not SlotPhase.FROZEN:
+            return there.phase is SlotPhase.RUNNING
+        if there.fenced or deadline <= there.clock.boottime():
+            there.fenced = True
+            there.tell()
+            return False
+        there.deadline = deadline
+        there.pauses[-1] = (there.pauses[-1][0], there.clock.boottime())
+        there.phase = SlotPhase.RUNNING
         there.tell()
+        return True
 
     async def thaw(self, uid: str, deadline: float) -> None:
         there = await self._call("thaw", uid)
         there.deadline = deadline
         there.thaws += 1
+        there.fenced = False
         if there.phase is SlotPhase.FROZEN:
             there.phase = SlotPhase.RUNNING
             there.tell()
@@ -325,7 +365,7 @@ class FakeState:
         self.lease_id: int | None = None
         self.generation = 0
         self.newest_term = 0
-        self.drained = False
+        self.drained = Drain.NONE
         self.started: dict[str, Started] = {}
         self.offsets: dict[str, int] = {}
 
@@ -344,11 +384,11 @@ class FakeState:
     async def remember_term(self, term: int) -> None:
         self.newest_term = term
 
-    async def draining(self) -> bool:
+    async def drain(self) -> Drain:
         return self.drained
 
-    async def remember_draining(self, draining: bool) -> None:
-        self.drained = draining
+    async def remember_drain(self, drain: Drain) -> None:
+        self.drained = drain
 
     async def remember_attempt(self, started: Started) -> None:
         self.started[started.uid] = started
@@ -368,41 +408,106 @@ class FakeState:
 
 
 class FakeWorkspaces:
-    """`WorkspaceManager` that keeps names only, and fails or waits where a test says so."""
+    """`WorkspaceManager` that keeps names only, and fails or waits where a test says so.
+
+    Steps that wait and fail by name: checkout, snapshot, release, collect, and of a checkpoint `scan` (its processes
+    stand still) and `upload`.
+
+    Attributes:
+        checkpoints: (snapshot id, inodes that were mapped), of those that were stored.
+        collected: (patterns, prefix), in order.
+        kept: what `collect` answers.
+        progress: told by every step while it waits.
+        busy: trees that something works on; a second one at a time fails the test.
+    """
 
     def __init__(self) -> None:
         self.trees: dict[str, Tree] = {}
         self.snapshots: list[str] = []
+        self.checkpoints: list[tuple[str, Collection[int]]] = []
+        self.collected: list[tuple[tuple[str, ...], str]] = []
+        self.kept = Kept((KeptFile(b"out/report", 5, "ef" * 32),))
+        self.progress: Progress | None = None
         self.released: list[tuple[str, SnapshotPointer | None]] = []
         self.swept: list[set[str]] = []
+        self.forgotten: list[str] = []
         self.errors: dict[str, list[Exception]] = {}
         self.gates: dict[str, asyncio.Event] = {}
         self.waiting: dict[str, asyncio.Event] = {}
+        self.busy: set[str] = set()
 
-    async def _step(self, name: str) -> None:
+    async def _step(self, name: str, watcher: Watcher | None = None) -> None:
+        if watcher is not None and self.progress is not None:
+            watcher(self.progress)
         if gate := self.gates.get(name):
             self.waiting.setdefault(name, asyncio.Event()).set()
             await gate.wait()
         if self.errors.get(name):
             raise self.errors[name].pop(0)
 
-    async def checkout(self, tenant: str, base: SnapshotPointer | None, uid: str) -> Tree:
-        await self._step("checkout")
-        tree = Tree(Path("/trees") / uid, base, uid)
+    @contextlib.contextmanager
+    def _alone(self, tree: Tree) -> Iterator[None]:
+        assert tree.uid not in self.busy, "two work on one tree at once"
+        self.busy.add(tree.uid)
+        try:
+            yield
+        finally:
+            self.busy.discard(tree.uid)
+
+    async def checkout(
+        self,
+        tenant: str,
+        base: SnapshotPointer | None,
+        uid: str,
+        *,
+        head: SnapshotPointer | None = None,
+        watcher: Watcher | None = None,
+    ) -> Tree:
+        await self._step("checkout", watcher)
+        tree = Tree(Path("/trees") / uid, base, uid, head or base)
         self.trees[uid] = tree
         return tree
 
-    async def reopen(self, tenant: str, base: SnapshotPointer | None, uid: str) -> Tree | None:
+    async def reopen(
+        self, tenant: str, base: SnapshotPointer | None, uid: str, *, head: SnapshotPointer | None = None
+    ) -> Tree | None:
         return self.trees.get(uid)
 
-    async def snapshot(self, tenant: str, tree: Tree, snapshot_id: str) -> SnapshotResult:
-        await self._step("snapshot")
+    async def snapshot(
+        self, tenant: str, tree: Tree, snapshot_id: str, *, watcher: Watcher | None = None
+    ) -> SnapshotResult:
+        with self._alone(tree):
+            await self._step("snapshot", watcher)
         self.snapshots.append(snapshot_id)
-        parent = tree.base.id if tree.base else ""
-        pointer = SnapshotPointer(id=snapshot_id, manifest="ab" * 32, parent=parent, files=2, bytes=20)
-        return SnapshotResult(pointer, (Change(b"new\xff", None, 5), Change(b"old", 3, None), Change(b"x", 1, 2)))
+        changes = (Change(b"new\xff", None, 5), Change(b"old", 3, None), Change(b"x", 1, 2))
+        return SnapshotResult(self._pointer(tree, snapshot_id), changes)
+
+    async def checkpoint(
+        self, tenant: str, tree: Tree, snapshot_id: str, pause: Pause, *, watcher: Watcher | None = None
+    ) -> SnapshotResult:
+        with self._alone(tree):
+            async with pause() as mapped:
+                await self._step("scan", watcher)
+            await self._step("upload", watcher)
+        self.checkpoints.append((snapshot_id, mapped))
+        return SnapshotResult(self._pointer(tree, snapshot_id), stored_bytes=10)
+
+    async def collect(self, tenant: str, tree: Tree, patterns: Sequence[str], prefix: str) -> Kept:
+        with self._alone(tree):
+            await self._step("collect")
+        self.collected.append((tuple(patterns), prefix))
+        return self.kept
+
+    async def forget(self, tenant: str) -> None:
+        await self._step("forget")
+        self.forgotten.append(tenant)
+
+    def _pointer(self, tree: Tree, snapshot_id: str) -> SnapshotPointer:
+        parent = tree.head.id if tree.head else ""
+        return SnapshotPointer(id=snapshot_id, manifest="ab" * 32, parent=parent, files=2, bytes=20, uid=tree.uid)
 
     async def release(self, tenant: str, tree: Tree, committed: SnapshotPointer | None) -> None:
+        assert tree.uid not in self.busy, "released while something works on it"
         await self._step("release")
         self.trees.pop(tree.uid, None)
         self.released.append((tree.uid, committed))

@@ -59,6 +59,10 @@ class FakeLeader:
         self.heartbeats: list[pb.Heartbeat] = []
         self.reports: list[pb.AttemptReport] = []
         self.rejects: list[pb.Reject] = []
+        self.checkpoints: list[pb.CheckpointReport] = []
+        self.checkpoint_verdicts: list[int] = []
+        """The same as `verdicts`, for checkpoints."""
+        self.decides_checkpoints = True
         self.logs: dict[str, bytearray] = {}
         self.chunks: list[pb.StreamLogsRequest] = []
         self.ended: set[str] = set()
@@ -111,6 +115,12 @@ class FakeLeader:
                 if self.decides:
                     verdict = self.verdicts.pop(0) if self.verdicts else pb.ReportVerdict.VERDICT_COMMITTED
                     self.decide(report, verdict)
+            case "checkpoint":
+                checkpoint = message.checkpoint
+                self.checkpoints.append(checkpoint)
+                if self.decides_checkpoints:
+                    chosen = self.checkpoint_verdicts
+                    self.decide_checkpoint(checkpoint, chosen.pop(0) if chosen else pb.ReportVerdict.VERDICT_COMMITTED)
             case "reject":
                 self.rejects.append(message.reject)
 
@@ -120,6 +130,16 @@ class FakeLeader:
                 tenant=report.tenant,
                 task_id=report.task_id,
                 uid=report.uid,
+                verdict=verdict,  # type: ignore[arg-type]
+            )
+        )
+
+    def decide_checkpoint(self, report: pb.CheckpointReport, verdict: int) -> None:
+        self.say(
+            checkpoint_verdict=pb.CheckpointVerdict(
+                uid=report.uid,
+                snapshot_id=report.snapshot.snapshot_id,
+                request=report.request,
                 verdict=verdict,  # type: ignore[arg-type]
             )
         )
@@ -212,12 +232,13 @@ class Rig:
         self.manager: PoolManager
         self.node: Node
         self.contact: Contact
+        self.metrics: NodeMetrics
 
     # -- the process --
 
     def launch(self, node: str = NODE) -> asyncio.Task[None]:
         """Start a manager and do not wait."""
-        metrics = NodeMetrics(None)
+        metrics = self.metrics = NodeMetrics(None)
         self.contact = Contact(grace=3.0, ttl=10, now=self.clock.boottime())
         self.node = Node(
             NodeRecord(node=node, address="127.0.0.1:1", incarnation=0, pools=(PoolSlots(pool="default", slots=2),)),
@@ -315,7 +336,8 @@ class Rig:
     ) -> pb.Assignment:
         """Claim and assign a task; answers the assignment."""
         cancel = bool(spec.pop("cancel_requested", False))
-        base = spec.pop("base", None)
+        base, head = spec.pop("base", None), spec.pop("head", None)
+        resumes = bool(spec.pop("resumes", False))
         task, uid, token = await self.claim(task, number=number)
         assignment = pb.Assignment(
             tenant=TENANT,
@@ -326,6 +348,8 @@ class Rig:
             spec=task_pb2.TaskSpec(argv=argv or ("true",), **spec),  # type: ignore[arg-type]
             cancel_requested=cancel,
             base=base,  # type: ignore[arg-type]
+            head=head,  # type: ignore[arg-type]
+            resumes=resumes,
         )
         if say:
             self.leader.say(assignment=assignment)

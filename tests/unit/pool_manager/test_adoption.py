@@ -17,6 +17,7 @@ from cloudclaw.v1 import task_pb2
 from cloudclaw_pool_manager.app.manager import Behaviour
 from cloudclaw_pool_manager.domain.attempt import KillReason
 from cloudclaw_pool_manager.ports.backend import SlotPhase
+from cloudclaw_pool_manager.ports.state import Drain
 from tests.unit.pool_manager.rig import NODE, Rig, settle
 
 EXCLUSIVE = task_pb2.WorkspaceSelection(name="ws", mode=task_pb2.WORKSPACE_MODE_EXCLUSIVE)
@@ -253,7 +254,7 @@ async def test_a_refused_manager_kills_nothing_of_what_it_finds(rig: Rig) -> Non
 
 
 async def test_a_drained_node_stays_drained_over_a_restart(rig: Rig) -> None:
-    await rig.manager.set_draining(True)
+    await rig.manager.set_drain(Drain.FINISH)
     await rig.crash()
     await rig.start()
     assert rig.leader.hellos[-1].draining

@@ -10,7 +10,7 @@ import pytest
 
 from cloudclaw.errors import PreconditionError
 from cloudclaw_pool_manager.adapters.node_dir import NodeDirectory
-from cloudclaw_pool_manager.ports.state import Started
+from cloudclaw_pool_manager.ports.state import Drain, Started
 
 
 def started(uid: str) -> Started:
@@ -22,7 +22,7 @@ async def test_everything_survives_the_process(tmp_path: Path) -> None:
     assert (await first.lease(), await first.incarnation(), await first.term()) == (None, 0, 0)
     await first.remember_lease(77, 3)
     await first.remember_term(12)
-    await first.remember_draining(True)
+    await first.remember_drain(Drain.HAND_OVER)
     await first.remember_attempt(started("att-a"))
     await first.remember_attempt(started("att-b"))
     await first.remember_forgotten("att-a", 5)
@@ -32,9 +32,9 @@ async def test_everything_survives_the_process(tmp_path: Path) -> None:
     first.close()
     again = NodeDirectory(tmp_path / "node")
     assert (await again.lease(), await again.incarnation(), await again.term()) == (77, 3, 12)
-    assert await again.draining()
-    await again.remember_draining(False)
-    assert not await again.draining()
+    assert await again.drain() is Drain.HAND_OVER
+    await again.remember_drain(Drain.NONE)
+    assert await again.drain() is Drain.NONE
     assert await again.attempts() == [started("att-b")]
     assert (await again.forgotten("att-a"), await again.forgotten("att-b")) == (0, 1 << 40)
     again.close()

@@ -72,6 +72,7 @@ class Attempt:
         self._open = {sandbox.stdout: frames.STDOUT, sandbox.stderr: frames.STDERR}
         self._killed = ""
         self._started = time.time()
+        self._fenced = False
         self._deadline_timer: Timer | None = None
         self._grace_timer: Timer | None = None
         memory = limits["memory_bytes"] if config.watch_memory else 0
@@ -95,6 +96,11 @@ class Attempt:
             return "exited"
         return "frozen" if self.freezer.done else "running"
 
+    @property
+    def paused(self) -> bool:
+        """Frozen because the manager wanted a pause, and not because a deadline passed."""
+        return self.exit is None and self.freezer.done and not self._fenced
+
     def set_deadline(self, deadline: float) -> None:
         """Freeze at boot time `deadline` (design rule 3)."""
         self._deadline = deadline
@@ -103,8 +109,22 @@ class Attempt:
         if self.exit is None:
             self._deadline_timer = self._loop.call_at(deadline, self._fence)
 
+    def resume(self, deadline: float) -> bool:
+        """End a pause: go on until `deadline`, and answer True. It stays frozen, and the answer is False, when a
+        deadline has passed meanwhile or `deadline` has: then only a manager that read the token may `thaw`."""
+        if self.exit is not None:
+            return False
+        if not self._fenced and deadline <= loops.boottime():
+            self.set_deadline(deadline)
+            self._fence()
+        if self._fenced:
+            return False
+        self.thaw(deadline)
+        return True
+
     def thaw(self, deadline: float) -> None:
         """Go on until `deadline`; one that has passed freezes again at once."""
+        self._fenced = False
         self.freezer.thaw()
         self.set_deadline(deadline)
         self._on_change()
@@ -178,7 +198,10 @@ class Attempt:
         return record
 
     def _fence(self) -> None:
-        self._deadline_timer = None
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+            self._deadline_timer = None
+        self._fenced = True
         self.freezer.freeze(self._frozen_by_deadline)
 
     def _frozen_by_deadline(self) -> None:

@@ -25,7 +25,8 @@ FENCED = "fenced"
 FAILED = "failed"
 """Kinds of error."""
 
-VERSION = 1
+VERSION = 2
+"""1: the first. 2: `resume`, and `paused` in a status."""
 
 
 def encode(message: dict[str, Any]) -> bytes:

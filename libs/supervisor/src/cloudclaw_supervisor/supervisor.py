@@ -62,6 +62,7 @@ class Supervisor:
             "start": self._start,
             "deadline": self._deadline,
             "freeze": self._freeze,
+            "resume": self._resume,
             "thaw": self._thaw,
             "stop": self._stop,
             "forget": self._forget,
@@ -220,6 +221,9 @@ class Supervisor:
 
         attempt.freezer.freeze(done)
 
+    def _resume(self, connection: Connection, request: Request) -> None:
+        connection.reply(request, self._of(request).resume(request["deadline"]))
+
     def _thaw(self, connection: Connection, request: Request) -> None:
         self._of(request).thaw(request["deadline"])
         connection.reply(request)
@@ -267,6 +271,7 @@ class Supervisor:
             return {"phase": "idle", "sandbox_ready": sandbox is not None and sandbox.status.ready}
         return {
             "phase": attempt.phase,
+            "paused": attempt.paused,
             "attempt": attempt.identity,
             "log_end": attempt.spool.end,
             "last_output": attempt.last_output,

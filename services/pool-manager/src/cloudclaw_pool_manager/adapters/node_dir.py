@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from cloudclaw.errors import PreconditionError
-from cloudclaw_pool_manager.ports.state import Started
+from cloudclaw_pool_manager.ports.state import Drain, Started
 
 _log = structlog.get_logger()
 
@@ -75,14 +75,17 @@ class NodeDirectory:
     async def remember_term(self, term: int) -> None:
         await asyncio.to_thread(_replace, self.path / "term", b"%d\n" % term)
 
-    async def draining(self) -> bool:
-        return await asyncio.to_thread(_read, self.path / "draining") is not None
+    async def drain(self) -> Drain:
+        said = await asyncio.to_thread(_read, self.path / "draining")
+        if said is None:
+            return Drain.NONE
+        return Drain.HAND_OVER if said.strip() == Drain.HAND_OVER.encode() else Drain.FINISH
 
-    async def remember_draining(self, draining: bool) -> None:
-        if draining:
-            await asyncio.to_thread(_replace, self.path / "draining", b"")
-        else:
+    async def remember_drain(self, drain: Drain) -> None:
+        if drain is Drain.NONE:
             await asyncio.to_thread((self.path / "draining").unlink, missing_ok=True)
+        else:
+            await asyncio.to_thread(_replace, self.path / "draining", f"{drain}\n".encode())
 
     async def remember_attempt(self, started: Started) -> None:
         # Without fsync: it must outlive this process, and after a crash of the machine its sandbox is gone. Without a

@@ -3,14 +3,14 @@
     PREPARING ──► RUNNING ◄──► FROZEN
         │            │            │
         │            ▼            │
-        │         SAVING ◄────────┘      only when success leaves a snapshot
+        │         SAVING ◄────────┘      only when there is something to keep
         │            │
         └──────► REPORTING ──► verdict
 
 The slot is held from PREPARING to the verdict, so that a manager that crashes anywhere finds either a supervisor that
 knows the attempt or nothing at all. A fence (lost lease, kill by the leader) leads from everywhere to the end: the
 processes are killed, nothing is reported, nothing is kept. Steps are not cancelled half-way; each looks at the fence
-when it is done.
+when it is done. A checkpoint, which RUNNING may hold beside, is cancelled: it is over before anything is kept.
 """
 
 from __future__ import annotations
@@ -21,35 +21,23 @@ from dataclasses import replace
 
 import structlog
 
-from cloudclaw.coordination.records import AttemptState, EndReason, SnapshotPointer
+from cloudclaw.coordination.records import EndReason, SnapshotPointer
 from cloudclaw.errors import CloudClawError, InvalidArgumentError
-from cloudclaw.snapshots.port import Tree
+from cloudclaw.v1.scheduler_pb2 import AttemptReport
+from cloudclaw_pool_manager.app import messages
+from cloudclaw_pool_manager.app.berth import Berth
+from cloudclaw_pool_manager.app.checkpoints import Checkpointer
 from cloudclaw_pool_manager.app.delivery import Delivery
+from cloudclaw_pool_manager.app.files import Files, worth_retrying
 from cloudclaw_pool_manager.app.logs import ShippedLog
-from cloudclaw_pool_manager.app.runner import (
-    Surroundings,
-    judged,
-    keep_files,
-    launch_of,
-    limits_of,
-    note_of,
-    timers_of,
-    worth_retrying,
-)
+from cloudclaw_pool_manager.app.runner import Surroundings, judged, launch_of, limits_of, note_of, timers_of
 from cloudclaw_pool_manager.app.slots import SlotEntry
+from cloudclaw_pool_manager.app.timing import cancel, wait_until
 from cloudclaw_pool_manager.domain.assignment import Assignment
 from cloudclaw_pool_manager.domain.attempt import Exit, KillReason, Usage
-from cloudclaw_pool_manager.domain.outcome import (
-    Outcome,
-    Phase,
-    Verdict,
-    canceled,
-    failed,
-    of_kill,
-)
+from cloudclaw_pool_manager.domain.outcome import Outcome, Phase, Verdict, canceled, failed, of_kill
 from cloudclaw_pool_manager.domain.timers import RunTimers
 from cloudclaw_pool_manager.ports.backend import FencedIncarnationError, Slot, SlotFailedError, SlotPhase, SlotStatus
-from cloudclaw_pool_manager.ports.runtime import RuntimeAdapter
 from cloudclaw_pool_manager.ports.state import Started
 
 _log = structlog.get_logger()
@@ -69,6 +57,8 @@ class AttemptRunner:
     Attributes:
         phase: where it is.
         delivery: its report, and the leader's verdict.
+        checkpoints: taken while its program runs.
+        files: its tree.
         usage: resources as last measured.
         processes_gone: set while no process of the attempt can be alive.
     """
@@ -84,9 +74,7 @@ class AttemptRunner:
         self._template = around.templates.get(assignment.pool)
         self._arrived = around.clock.boottime()
         self._prepared = 0.0
-        self._entry: SlotEntry | None = None
-        self._held: Slot | None = None
-        self._tree: Tree | None = None
+        self._berth = Berth(self._template)
         self._log: ShippedLog | None = None
         self._timers: RunTimers | None = None
         self._wake = asyncio.Event()
@@ -94,8 +82,10 @@ class AttemptRunner:
         self._cancel = assignment.cancel_requested
         self._stop = KillReason.NONE
         self._exit: Exit | None = None
-        self._slot_failure: str | None = None
-        self.delivery = Delivery(self.attempt, around.link, around.clock)
+        self._unwanted = False
+        self.files = Files(assignment, around)
+        self.delivery: Delivery[AttemptReport] = Delivery(around.link.report, around.clock)
+        self.checkpoints = Checkpointer(self, assignment, around, self.files)
 
     # -- what others see and ask for; nothing here blocks --
 
@@ -107,9 +97,17 @@ class AttemptRunner:
     @property
     def live_slot(self) -> Slot | None:
         """Its slot while the program may run, for deadlines and measurements."""
-        if self.phase in (Phase.RUNNING, Phase.FROZEN) and self._exit is None and self._slot_failure is None:
-            return self._held
+        if self.phase in (Phase.RUNNING, Phase.FROZEN) and self._exit is None and self._berth.failure is None:
+            return self._berth.held
         return None
+
+    @property
+    def may_pause(self) -> bool:
+        return self.phase is Phase.RUNNING and self._stop is KillReason.NONE and self.live_slot is not None
+
+    @property
+    def may_go_on(self) -> bool:
+        return self._stop not in (KillReason.FENCED, KillReason.DRAINED)
 
     def cancel(self) -> None:
         """Its user wants it to end. Once its processes are gone the leader knows what to make of any report."""
@@ -123,6 +121,7 @@ class AttemptRunner:
         self._fenced, self._fence_reason = True, why
         self._stop = KillReason.FENCED
         self.delivery.fence()
+        self.checkpoints.delivery.fence()
         if self._log is not None:
             self._log.end_sent.set()
         self._wake.set()
@@ -131,11 +130,21 @@ class AttemptRunner:
         """Look at the clock (boot time): run and silence timeouts."""
         if self._timers is not None and self.phase is Phase.RUNNING and (due := self._timers.due(now)):
             self._end(due)
+        self.checkpoints.tick()
+
+    def hand_over(self, wanted: bool) -> None:
+        """Its node is drained: it is to go on elsewhere from a checkpoint, or not after all. What has not started yet
+        is given back."""
+        self._unwanted = wanted
+        self.checkpoints.hand_over(wanted)
+
+    def handed_over(self) -> None:
+        self._end(KillReason.DRAINED)
 
     def sick(self, slot: Slot, message: str) -> None:
         """A call to `slot` failed while it ran this attempt."""
-        if self.live_slot is slot and self._entry is not None and self._template is not None:
-            self._template.slots.recycle(self._entry, message)
+        if self.live_slot is slot:
+            self._berth.recycle(slot, message)
 
     def on_status(self, status: SlotStatus) -> None:
         if status.attempt is None or status.attempt.uid != self.attempt.uid:
@@ -146,6 +155,8 @@ class AttemptRunner:
             self._timers.output(status.last_output)
         if status.exit is not None:
             self._exited(status.exit)
+        elif status.paused:
+            return  # by a checkpoint of ours
         elif status.phase is SlotPhase.FROZEN and self.phase in (Phase.PREPARING, Phase.RUNNING):
             if self._timers is not None:
                 self._timers.freeze(self._around.clock.boottime())
@@ -157,7 +168,7 @@ class AttemptRunner:
             self._enter(Phase.RUNNING)
 
     def on_slot_failed(self, message: str) -> None:
-        self._slot_failure = message
+        self._berth.failure = message
         self._wake.set()
 
     async def run(self) -> None:
@@ -169,14 +180,15 @@ class AttemptRunner:
 
         Not a coroutine: from here on nothing that the slot reports is missed.
         """
-        self._entry, self._held = entry, entry.occupied()
+        slot = self._berth.adopt(entry)
         self._prepared = started.prepared
         self._timers = timers_of(self.assignment, started.boottime)
-        self._log = self._around.shipper.open(self.attempt, self._held, log_start)
+        self._log = self._around.shipper.open(self.attempt, slot, log_start)
         if status.phase is not SlotPhase.EXITED:
             self.processes_gone.clear()
         self.phase = Phase.RUNNING
-        self.on_status(status)
+        # Paused by a checkpoint of the earlier manager: nobody is left to resume it, so it is thawed like any other.
+        self.on_status(replace(status, paused=False))
 
     async def resume(self) -> None:
         """What `take_over` took over."""
@@ -230,10 +242,9 @@ class AttemptRunner:
         around, assignment, template = self._around, self.assignment, self._template
         if template is None:
             raise _RejectedError(f"this node has no pool {assignment.pool!r}")
-        self._entry = await template.slots.take(self, around.slot_wait)
-        if self._entry is None:
+        slot = await self._berth.take(template, self, around.slot_wait)
+        if slot is None:
             raise _RejectedError(f"no slot of pool {assignment.pool!r} came free within {around.slot_wait:g} s")
-        self._held = slot = self._entry.occupied()
         self._prepared = around.clock.wall()
         try:
             launch = launch_of(template, assignment)
@@ -242,7 +253,7 @@ class AttemptRunner:
         if self._halted():
             return self._canceled()
         try:
-            self._tree = await around.workspaces.checkout(self.attempt.tenant, assignment.base, self.attempt.uid)
+            tree = await self.files.check_out()
         except (CloudClawError, OSError) as error:
             _log.warning("no workspace", error=str(error))
             message = f"the workspace could not be prepared: {error}"
@@ -250,7 +261,7 @@ class AttemptRunner:
         if self._halted():
             return self._canceled()
         now = around.clock.boottime()
-        await around.state.remember_attempt(note_of(assignment, self._entry.name, slot.pid, self._prepared, now))
+        await around.state.remember_attempt(note_of(assignment, self._berth.name, slot.pid, self._prepared, now))
         if self._halted():
             return self._canceled()
         self._timers = timers_of(assignment, now)
@@ -258,7 +269,7 @@ class AttemptRunner:
         self.processes_gone.clear()
         limits = limits_of(assignment, template.limits)
         try:
-            await slot.start(self.attempt, launch, limits, self._tree.path, around.deadline())
+            await slot.start(self.attempt, launch, limits, tree.path, around.deadline())
         except InvalidArgumentError as error:  # refused before anything was done
             self.processes_gone.set()
             around.shipper.close(self._log)
@@ -269,29 +280,39 @@ class AttemptRunner:
         around.metrics.start_seconds.labels(assignment.pool).observe(started - self._arrived)
         if self.phase is Phase.PREPARING:
             self._enter(Phase.RUNNING)
-        if self._cancel:
-            self.cancel()
         return await self._attend()
 
     async def _adopted(self) -> Outcome:
-        self._tree = await self._around.workspaces.reopen(self.attempt.tenant, self.assignment.base, self.attempt.uid)
-        if self._cancel:
-            self.cancel()
+        await self.files.reopen()
         return await self._attend()
 
     async def _attend(self) -> Outcome:
         """While the program runs: until it has ended, whoever ended it."""
+        assert self._timers is not None
+        if self._cancel:
+            self.cancel()
+        checkpoints = asyncio.ensure_future(self.checkpoints.run(self._berth.slot, self._timers))
+        try:
+            end = await self._ended(checkpoints)
+        finally:
+            await cancel(checkpoints)
+        return await self._judge(end)
+
+    async def _ended(self, checkpoints: asyncio.Future[None]) -> Exit:
         while True:
-            if self._slot_failure is not None:
-                raise SlotFailedError(self._slot_failure)
+            if self._berth.failure is not None:
+                raise SlotFailedError(self._berth.failure)
             if self._exit is not None:
                 if self._exit.failed:
                     raise SlotFailedError(self._exit.failed)
-                return await self._judge(self._exit)
+                return self._exit
             if self._stop is not KillReason.NONE:
-                at_once = self._stop is KillReason.FENCED or self.phase is Phase.FROZEN
+                if self.may_go_on:  # a checkpoint lets go of it, so that it may end in peace
+                    checkpoints.cancel()
+                    await wait_until(self.checkpoints.moving, self._around.clock, self._around.cancel_grace)
+                at_once = not self.may_go_on or self.phase is Phase.FROZEN
                 grace = 0.0 if at_once else self._around.cancel_grace
-                self._exited(await self._slot.stop(self.attempt.uid, self._stop, grace))
+                self._exited(await self._berth.slot.stop(self.attempt.uid, self._stop, grace))
                 continue
             await self._wake.wait()
             self._wake.clear()
@@ -299,11 +320,11 @@ class AttemptRunner:
     async def _judge(self, exit: Exit) -> Outcome:
         if self._fenced:
             raise _FencedError
-        outcome = of_kill(exit) or judged(self._runtime, self.assignment, exit)
+        outcome = of_kill(exit) or judged(self._template, self.assignment, exit)
         outcome = replace(outcome, prepared=self._prepared)
-        if outcome.state is AttemptState.SUCCEEDED and self.assignment.keeps_files:
+        if self.files.wanted(outcome):
             self._enter(Phase.SAVING)
-            outcome = await keep_files(self._around, self.assignment, self._tree, outcome)
+            outcome = await self.files.keep(outcome)
         return outcome
 
     async def _deliver(self, outcome: Outcome) -> None:
@@ -311,13 +332,18 @@ class AttemptRunner:
         if self._log is not None and not self._fenced:
             await self._log.end_sent.wait()  # before that, the leader could only wait for it
         self._enter(Phase.REPORTING)
-        if await self.delivery.run(outcome, self._log) is not Verdict.COMMITTED:
+        if await self.delivery.run(lambda: self._report(outcome)) is not Verdict.COMMITTED:
             self.fence("the leader says so")
             raise _FencedError
 
+    def _report(self, outcome: Outcome) -> AttemptReport:
+        if self._log is not None and self._log.final is not None:
+            outcome = replace(outcome, log_end=self._log.final)  # less than it was, when its spool was lost
+        return messages.report(self.attempt, outcome)
+
     async def _slot_broke(self, message: str) -> Outcome:
         """The slot failed. Nothing is reported before its processes are gone: another attempt may start at once."""
-        await self._replace_slot(message)
+        await self._berth.replace(message)
         self.processes_gone.set()
         if self._log is not None:
             self._log.ended(None)
@@ -330,42 +356,14 @@ class AttemptRunner:
     async def _clean_up(self, committed: SnapshotPointer | None) -> None:
         if self._log is not None:
             self._around.shipper.close(self._log)
-        if self._slot_failure is None and self._entry is not None and self._template is not None:
-            try:
-                if self._timers is not None:
-                    await self._slot.release(self.attempt.uid)
-                self._template.slots.give_back(self._entry)
-            except (SlotFailedError, OSError) as error:
-                await self._replace_slot(str(error))
-        if self._tree is not None:
-            try:
-                await self._around.workspaces.release(self.attempt.tenant, self._tree, committed)
-            except (CloudClawError, OSError) as error:
-                _log.error("a tree was left behind; the next start removes it", error=str(error))
+        await self._berth.leave(self.attempt.uid, started=self._timers is not None)
+        await self.files.release(committed)
         try:
             await self._around.state.forget_attempt(self.attempt.uid)
         except OSError as error:
             _log.error("a note was left behind", error=str(error))
 
     # -- small parts --
-
-    @property
-    def _slot(self) -> Slot:
-        if self._held is None or self._slot_failure is not None:
-            raise SlotFailedError(self._slot_failure or "the attempt has no slot")
-        return self._held
-
-    @property
-    def _runtime(self) -> RuntimeAdapter:
-        if self._template is None:
-            raise LookupError(f"this node has no pool {self.assignment.pool!r} any more")
-        return self._template.runtimes[self.assignment.runtime]
-
-    async def _replace_slot(self, message: str) -> None:
-        """Its slot is no longer its business, once no process is left in it."""
-        if self._entry is not None and self._held is not None and self._template is not None:
-            self._slot_failure = message
-            await self._template.slots.replace(self._entry, self._held, message)
 
     def _enter(self, phase: Phase) -> None:
         if self.phase is not phase:
@@ -389,8 +387,10 @@ class AttemptRunner:
         """Canceled before it was started; raises when fenced."""
         if self._fenced:
             raise _FencedError
-        if self._slot_failure is not None:
-            raise SlotFailedError(self._slot_failure)
+        if self._berth.failure is not None:
+            raise SlotFailedError(self._berth.failure)
+        if self._unwanted and not self._cancel:
+            raise _RejectedError("the node is being drained, and it has not started")
         return self._cancel
 
     def _canceled(self) -> Outcome:

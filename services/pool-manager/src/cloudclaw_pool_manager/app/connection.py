@@ -12,7 +12,7 @@ import structlog
 from cloudclaw.clock import Clock
 from cloudclaw.errors import CloudClawError, UnavailableError
 from cloudclaw.v1 import scheduler_pb2
-from cloudclaw.v1.scheduler_pb2 import AttemptReport, ConnectRequest, ConnectResponse
+from cloudclaw.v1.scheduler_pb2 import AttemptReport, CheckpointReport, ConnectRequest, ConnectResponse
 from cloudclaw_pool_manager.app.fencing import Contact
 from cloudclaw_pool_manager.app.logs import LogShipper
 from cloudclaw_pool_manager.app.metrics import NodeMetrics
@@ -70,6 +70,9 @@ class LeaderLink:
     def report(self, report: AttemptReport) -> None:
         self._send(ConnectRequest(term=self.term(), report=report))
 
+    def checkpoint(self, report: CheckpointReport) -> None:
+        self._send(ConnectRequest(term=self.term(), checkpoint=report))
+
     def reject(self, attempt: AttemptId, message: str) -> None:
         # Lost when there is no leader: then the next Hello says it, by not naming the attempt.
         reject = scheduler_pb2.Reject(tenant=attempt.tenant, task_id=attempt.task, token=attempt.token, message=message)
@@ -95,6 +98,7 @@ class Connection:
         contact: Contact,
         hello: Callable[[], scheduler_pb2.Hello],
         drain: Callable[[bool], None],
+        forget: Callable[[str], None],
         clock: Clock,
         metrics: NodeMetrics,
     ):
@@ -107,6 +111,7 @@ class Connection:
         self._contact = contact
         self._hello = hello
         self._drain = drain
+        self._forget = forget
         self._clock = clock
         self._metrics = metrics
         self._allowed = asyncio.Event()
@@ -201,6 +206,7 @@ class Connection:
         _log.info("connected to the leader", term=self._terms.term)
         for runner in self._table.runners():
             runner.delivery.again()
+            runner.checkpoints.delivery.again()
 
     def _said(self, response: ConnectResponse) -> None:
         match response.WhichOneof("message"):
@@ -217,6 +223,12 @@ class Connection:
                 self._drain(response.drain.draining)
             case "verdict":
                 self._table.verdict(response.verdict)
+            case "take_checkpoint":
+                self._table.take_checkpoint(response.take_checkpoint)
+            case "checkpoint_verdict":
+                self._table.checkpoint_verdict(response.checkpoint_verdict)
+            case "forget_tenant":
+                self._forget(response.forget_tenant.tenant)
             case unknown:
                 _log.warning("the leader says what this version does not know", message=unknown)
 
@@ -236,8 +248,8 @@ class Connection:
                 )
                 outbox.put_nowait(ConnectRequest(term=self._terms.term, heartbeat=heartbeat))
             for runner in self._table.runners():
-                if runner.delivery.report is not None and now - runner.delivery.sent_at >= REPORT_AGAIN:
-                    runner.delivery.again()
+                runner.delivery.repeat(now, REPORT_AGAIN)
+                runner.checkpoints.delivery.repeat(now, REPORT_AGAIN)
             await self._clock.sleep(HEARTBEAT_GAP)
             await wait_until(self._link.dirty, self._clock, self._interval - HEARTBEAT_GAP)
 

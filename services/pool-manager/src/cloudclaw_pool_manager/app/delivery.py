@@ -1,43 +1,40 @@
-"""Bringing an attempt's outcome to the leader: reported by uid until there is a verdict (design rule 1)."""
+"""Bringing a report to the leader: repeated by uid until there is a verdict (design rule 1)."""
 
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
 
 from cloudclaw.clock import Clock
-from cloudclaw.v1.scheduler_pb2 import AttemptReport
-from cloudclaw_pool_manager.app import messages
-from cloudclaw_pool_manager.app.logs import ShippedLog
-from cloudclaw_pool_manager.app.runner import Link
+from cloudclaw.v1.scheduler_pb2 import AttemptReport, CheckpointReport
 from cloudclaw_pool_manager.app.timing import wait_until
-from cloudclaw_pool_manager.domain.attempt import AttemptId
-from cloudclaw_pool_manager.domain.outcome import Outcome, Verdict
+from cloudclaw_pool_manager.domain.outcome import Verdict
 
 RETRY_PAUSE: Final = 0.2
 """Seconds before a report whose verdict was RETRY is sent again."""
 
+Report = TypeVar("Report", AttemptReport, CheckpointReport)
 
-class Delivery:
-    """One attempt's report.
+
+class Delivery(Generic[Report]):
+    """One attempt's reports of one kind, one after the other.
 
     Attributes:
         report: what waits for a verdict, None before and after; the connection repeats it.
         sent_at: boot time of its last sending, 0 for never.
     """
 
-    def __init__(self, attempt: AttemptId, link: Link, clock: Clock):
-        self.report: AttemptReport | None = None
+    def __init__(self, send: Callable[[Report], None], clock: Clock):
+        self.report: Report | None = None
         self.sent_at = 0.0
-        self._attempt = attempt
-        self._link = link
+        self._send: Callable[[Report], None] = send
         self._clock = clock
         self._fenced = asyncio.Event()
         self._verdict: asyncio.Future[Verdict] | None = None
 
     def decide(self, verdict: Verdict) -> None:
-        """The leader's verdict."""
+        """The leader's verdict on `report`."""
         if self._verdict is not None and not self._verdict.done():
             self._verdict.set_result(verdict)
 
@@ -50,15 +47,18 @@ class Delivery:
         """Send the report once more, if there is one."""
         if self.report is not None:
             self.sent_at = self._clock.boottime()
-            self._link.report(self.report)
+            self._send(self.report)
 
-    async def run(self, outcome: Outcome, log: ShippedLog | None) -> Verdict:
-        """COMMITTED; or FENCED, also when the fence came first."""
+    def repeat(self, now: float, after: float) -> None:
+        """Send it once more when it was last sent `after` seconds before `now` (boot time), or earlier."""
+        if now - self.sent_at >= after:
+            self.again()
+
+    async def run(self, make: Callable[[], Report]) -> Verdict:
+        """COMMITTED; or FENCED, also when the fence came first. `make` says what to report, before every try."""
         try:
             while not self._fenced.is_set():
-                if log is not None and log.final is not None:
-                    outcome = replace(outcome, log_end=log.final)  # less than it was, when its spool was lost
-                self.report = messages.report(self._attempt, outcome)
+                self.report = make()
                 self._verdict = asyncio.get_running_loop().create_future()
                 self.again()
                 verdict = await self._verdict

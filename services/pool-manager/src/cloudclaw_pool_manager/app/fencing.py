@@ -151,7 +151,8 @@ class Fencing:
     async def guide(self, runner: AttemptRunner, slot: Slot) -> None:
         """Push the deadline to one attempt; thaw or kill it when it is frozen and contact is back."""
         uid = runner.attempt.uid
-        if runner.phase is Phase.FROZEN and self._deadline() > self._clock.boottime() + TICK * PUSH_EVERY:
+        thawable = runner.phase is Phase.FROZEN and runner.checkpoints.moving.is_set()
+        if thawable and self._deadline() > self._clock.boottime() + TICK * PUSH_EVERY:
             attempt = runner.attempt
             try:
                 owned = await self._owns(Token(self._node, attempt.tenant, attempt.task, attempt.token), uid)

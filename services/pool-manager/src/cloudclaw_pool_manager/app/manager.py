@@ -12,7 +12,7 @@ import structlog
 from cloudclaw.clock import Clock
 from cloudclaw.coordination.records import AttemptEnd
 from cloudclaw.coordination.transactions import Token
-from cloudclaw.errors import UnavailableError
+from cloudclaw.errors import CloudClawError, UnavailableError
 from cloudclaw.snapshots.port import WorkspaceManager
 from cloudclaw.v1 import scheduler_pb2
 from cloudclaw_pool_manager.app.adoption import Found, adopt, find
@@ -25,7 +25,7 @@ from cloudclaw_pool_manager.app.runner import Surroundings, Template
 from cloudclaw_pool_manager.app.table import AttemptTable
 from cloudclaw_pool_manager.app.timing import cancel, until
 from cloudclaw_pool_manager.ports.scheduler import SchedulerGateway
-from cloudclaw_pool_manager.ports.state import NodeState
+from cloudclaw_pool_manager.ports.state import Drain, NodeState
 
 _log = structlog.get_logger()
 
@@ -132,17 +132,22 @@ class PoolManager:
             raise _first(errors) from errors
         await self._end_slots()
 
-    async def set_draining(self, draining: bool) -> None:
-        """Take no new work, or take it again; kept over restarts. Health says so first."""
+    async def set_drain(self, drain: Drain) -> None:
+        """Take no new work, hand over what runs too, or take work again; kept over restarts. Health says so first."""
         table = self.table
-        if draining:
+        if drain is not Drain.NONE:
             self._serving(False)
-        await self._state.remember_draining(draining)
-        table.draining = draining
+        await self._state.remember_drain(drain)
+        table.begin_drain(drain)
         self._link.changed()
-        if not draining:
+        if drain is Drain.NONE:
             self._serving(True)
-        _log.info("draining" if draining else "taking work", attempts=len(table.runners()))
+        _log.info("drain", drain=drain.value, attempts=len(table.runners()))
+
+    async def _leader_drains(self, draining: bool) -> None:
+        """The leader knows of no hand-over, and ends none."""
+        if draining != self.table.draining:
+            await self.set_drain(Drain.FINISH if draining else Drain.NONE)
 
     def resize(self, pool: str, slots: int) -> None:
         """Change the size of a pool. Raises `InvalidArgumentError` above its hard cap."""
@@ -160,13 +165,15 @@ class PoolManager:
             terms, self._metrics, self._state.remember_forgotten, self._clock, self._behaviour.log_rate
         )
         table = AttemptTable(self._surroundings(equipment, shipper))
-        table.draining = await self._state.draining()
+        drain = await self._state.drain()
+        table.drain = drain
         self._table = table
         self._spawn(table.run())
         self._spawn(shipper.run())
         found = await find(equipment.templates)
         live = await self._live(found, first)
         resumed = await adopt(found, live, table=table, state=self._state)
+        table.begin_drain(drain)
         await self._register()
         await equipment.workspaces.sweep(resumed)
         for template in equipment.templates.values():
@@ -189,7 +196,8 @@ class PoolManager:
             shipper=shipper,
             contact=self._contact,
             hello=lambda: self._hello(equipment.workspaces),
-            drain=lambda draining: self._spawn(self.set_draining(draining)),
+            drain=lambda draining: self._spawn(self._leader_drains(draining)),
+            forget=lambda tenant: self._spawn(_forget(equipment.workspaces, tenant)),
             clock=self._clock,
             metrics=self._metrics,
         )
@@ -292,7 +300,7 @@ class PoolManager:
         table = self._table
         if not self._behaviour.stop_slots or table is None:
             return
-        table.draining = True
+        table.drain = Drain.FINISH
         self._link.changed()
         if not await self._empty(table):
             _log.warning("killing attempts that still run", attempts=len(table.runners()))
@@ -316,6 +324,15 @@ class PoolManager:
                 await self._node.leave()
             except UnavailableError as error:
                 _log.warning("the lease could not be ended; it ends by itself", error=error.message)
+
+
+async def _forget(workspaces: WorkspaceManager, tenant: str) -> None:
+    try:
+        await workspaces.forget(tenant)
+    except (CloudClawError, OSError) as error:
+        _log.error("trees of a tenant that is deleted were left behind", tenant=tenant, error=str(error))
+    else:
+        _log.info("trees of a tenant removed", tenant=tenant)
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, Literal, TypeVar
 from urllib.parse import quote_from_bytes
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from cloudclaw.coordination.records import Mode
+from cloudclaw.coordination.records import Mode, SnapshotPointer
 from cloudclaw.errors import InvalidArgumentError
 from cloudclaw.ids import check_name, check_opaque_id
 from cloudclaw.refs import pointer_of, ref_of
+from cloudclaw.snapshots.port import Progress
 from cloudclaw.v1 import scheduler_pb2, task_pb2
 from cloudclaw_pool_manager.domain.assignment import AskedLimits, Assignment
 from cloudclaw_pool_manager.domain.attempt import AttemptId, Usage
-from cloudclaw_pool_manager.domain.outcome import FileChange, Outcome, Phase, Verdict
+from cloudclaw_pool_manager.domain.outcome import Checkpoint, FileChange, KeptArtifact, Outcome, Phase, Verdict
 
 MAX_CHANGES: Final = 10_000
 MAX_CHANGES_BYTES: Final = 1 << 20
 """Of their paths together, so that a report fits into a message."""
+MAX_ARTIFACTS_BYTES: Final = 2 << 20
+"""The same for artifacts, of which a task keeps at most 1000."""
+LEAST_INTERVAL: Final = 1.0
+"""Seconds of running between two checkpoints by the clock."""
 _RUN_DEFAULT: Final = 3600.0
+M = TypeVar("M", task_pb2.ChangedFile, task_pb2.Artifact)
 _PHASES: Final = {
     Phase.PREPARING: scheduler_pb2.ATTEMPT_PHASE_PREPARING,
     Phase.RUNNING: scheduler_pb2.ATTEMPT_PHASE_RUNNING,
@@ -41,6 +47,7 @@ def assignment(message: scheduler_pb2.Assignment) -> Assignment:
     if "/" in uid or ":" in uid:
         raise InvalidArgumentError(f"names files, so it holds neither '/' nor ':'; got {uid!r}", field="uid")
     named = bool(spec.workspace.name)
+    interval = _seconds(spec.checkpoint_interval)
     return Assignment(
         attempt=AttemptId(
             tenant=check_name(message.tenant, "tenant"),
@@ -65,9 +72,12 @@ def assignment(message: scheduler_pb2.Assignment) -> Assignment:
         silence_timeout=_seconds(spec.timeouts.silence),
         workspace=spec.workspace.name,
         mode=_mode(spec.workspace.mode, named),
-        base=pointer_of(message.base) if message.HasField("base") and message.base.snapshot_id else None,
+        base=_pointer(message, "base"),
+        head=_pointer(message, "head"),
         resumes=message.resumes,
         cancel_requested=message.cancel_requested,
+        checkpoint_interval=max(interval, LEAST_INTERVAL) if interval > 0 else 0.0,
+        artifacts=tuple(spec.artifacts),
         log_limit=message.log_limit,
         raw=message.SerializeToString(),
     )
@@ -82,7 +92,9 @@ def parse_assignment(raw: bytes) -> Assignment:
     return assignment(message)
 
 
-def running(attempt: AttemptId, phase: Phase, log_end: int, usage: Usage) -> scheduler_pb2.RunningAttempt:
+def running(
+    attempt: AttemptId, phase: Phase, log_end: int, usage: Usage, progress: Progress | None
+) -> scheduler_pb2.RunningAttempt:
     """An attempt in a hello or a heartbeat."""
     return scheduler_pb2.RunningAttempt(
         tenant=attempt.tenant,
@@ -98,12 +110,26 @@ def running(attempt: AttemptId, phase: Phase, log_end: int, usage: Usage) -> sch
             cpu_seconds=usage.cpu_seconds,
             disk_bytes=usage.disk_bytes,
         ),
+        progress=tree_progress(progress),
+    )
+
+
+def tree_progress(progress: Progress | None) -> scheduler_pb2.TreeProgress | None:
+    """How far work on a tree has come; None while there is none."""
+    if progress is None:
+        return None
+    return scheduler_pb2.TreeProgress(
+        files=progress.files,
+        bytes=progress.bytes,
+        total_files=progress.total_files,
+        total_bytes=progress.total_bytes,
     )
 
 
 def report(attempt: AttemptId, outcome: Outcome) -> scheduler_pb2.AttemptReport:
     """A report, to be repeated until its verdict."""
-    changes = _changes(outcome.changes)
+    changes = _within(map(_change, outcome.changes[:MAX_CHANGES]), MAX_CHANGES_BYTES)
+    artifacts = _within(map(_artifact, outcome.artifacts), MAX_ARTIFACTS_BYTES)
     message = scheduler_pb2.AttemptOutcome(
         state=f"ATTEMPT_STATE_{outcome.state}",
         reason=f"END_REASON_{outcome.reason}",
@@ -114,6 +140,8 @@ def report(attempt: AttemptId, outcome: Outcome) -> scheduler_pb2.AttemptReport:
         session_id=outcome.session_id,
         changed_files=changes,
         changed_files_truncated=len(outcome.changes) > len(changes),
+        artifacts=artifacts,
+        artifacts_truncated=outcome.artifacts_truncated or len(outcome.artifacts) > len(artifacts),
         prepared=_time(outcome.prepared),
         started=_time(outcome.started),
         ended=_time(outcome.ended),
@@ -126,24 +154,48 @@ def report(attempt: AttemptId, outcome: Outcome) -> scheduler_pb2.AttemptReport:
     )
 
 
-def verdict(message: scheduler_pb2.ReportVerdict) -> Verdict | None:
+def checkpoint_report(attempt: AttemptId, checkpoint: Checkpoint) -> scheduler_pb2.CheckpointReport:
+    """A checkpoint's report, to be repeated until its verdict."""
+    message = scheduler_pb2.CheckpointReport(
+        tenant=attempt.tenant,
+        task_id=attempt.task,
+        token=attempt.token,
+        uid=attempt.uid,
+        request=checkpoint.request,
+        failure=checkpoint.failure,
+    )
+    message.frozen.FromNanoseconds(int(checkpoint.frozen * 1e9))
+    if checkpoint.snapshot is not None:
+        message.snapshot.CopyFrom(ref_of(checkpoint.snapshot))
+    return message
+
+
+def verdict(number: int) -> Verdict | None:
     """A verdict, or None for one that this version does not know."""
     try:
-        return Verdict(int(message.verdict))
+        return Verdict(number)
     except ValueError:
         return None
 
 
-def _changes(changes: Sequence[FileChange]) -> list[task_pb2.ChangedFile]:
-    """The first changes, as many as a report may carry."""
-    kept: list[task_pb2.ChangedFile] = []
-    room = MAX_CHANGES_BYTES
-    for change in changes[:MAX_CHANGES]:
-        room -= len(change.path)
+def _pointer(message: scheduler_pb2.Assignment, field: Literal["base", "head"]) -> SnapshotPointer | None:
+    ref: task_pb2.SnapshotRef = getattr(message, field)
+    return pointer_of(ref) if message.HasField(field) and ref.snapshot_id else None
+
+
+def _within(entries: Iterable[M], room: int) -> list[M]:
+    """The first entries, as many as their paths leave room for."""
+    kept: list[M] = []
+    for entry in entries:
+        room -= len(entry.path.encode())
         if room < 0:
             break
-        kept.append(_change(change))
+        kept.append(entry)
     return kept
+
+
+def _artifact(artifact: KeptArtifact) -> task_pb2.Artifact:
+    return task_pb2.Artifact(path=_text(artifact.path), size=artifact.size, digest=artifact.digest)
 
 
 def _change(change: FileChange) -> task_pb2.ChangedFile:
@@ -153,11 +205,17 @@ def _change(change: FileChange) -> task_pb2.ChangedFile:
         kind = task_pb2.ChangedFile.CHANGE_REMOVED
     else:
         kind = task_pb2.ChangedFile.CHANGE_MODIFIED
+    return task_pb2.ChangedFile(
+        path=_text(change.path), change=kind, old_size=change.old_size or 0, new_size=change.new_size or 0
+    )
+
+
+def _text(path: bytes) -> str:
+    """A path for people: as it is where that is UTF-8, with percent signs where not."""
     try:
-        path = change.path.decode()
+        return path.decode()
     except UnicodeDecodeError:
-        path = quote_from_bytes(change.path)
-    return task_pb2.ChangedFile(path=path, change=kind, old_size=change.old_size or 0, new_size=change.new_size or 0)
+        return quote_from_bytes(path)
 
 
 def _mode(mode: task_pb2.WorkspaceMode, named: bool) -> Mode:

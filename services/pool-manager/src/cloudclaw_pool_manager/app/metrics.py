@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _START = (0.001, 0.002, 0.003, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0)
+_FREEZE = (0.001, 0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.2, 0.5, 2.0)
 _SNAPSHOT = (0.005, 0.02, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
@@ -39,6 +40,32 @@ class NodeMetrics:
             "cloudclaw_pool_manager_snapshot_seconds",
             "To take and store a snapshot.",
             buckets=_SNAPSHOT,
+            registry=registry,
+        )
+        self.checkpoints = Counter(
+            "cloudclaw_pool_manager_checkpoints",
+            "Checkpoints by pool and outcome: committed, failed, fenced, or abandoned when the attempt ended first.",
+            ["pool", "outcome"],
+            registry=registry,
+        )
+        self.freeze_seconds = Histogram(
+            "cloudclaw_pool_manager_checkpoint_freeze_seconds",
+            "How long an attempt stood still for a checkpoint.",
+            ["pool"],
+            buckets=_FREEZE,
+            registry=registry,
+        )
+        self.checkpoint_seconds = Histogram(
+            "cloudclaw_pool_manager_checkpoint_seconds",
+            "To take and store a checkpoint.",
+            ["pool"],
+            buckets=_SNAPSHOT,
+            registry=registry,
+        )
+        self.checkpoint_bytes = Counter(
+            "cloudclaw_pool_manager_checkpoint_stored_bytes",
+            "Bytes that checkpoints added to the object store.",
+            ["pool"],
             registry=registry,
         )
         self.log_shipped = Counter(

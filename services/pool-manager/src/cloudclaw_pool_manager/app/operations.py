@@ -11,6 +11,7 @@ from cloudclaw_pool_manager.app.manager import PoolManager
 from cloudclaw_pool_manager.app.runner import Template
 from cloudclaw_pool_manager.app.slots import SlotEntry
 from cloudclaw_pool_manager.domain.slot import SlotState
+from cloudclaw_pool_manager.ports.state import Drain
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +66,15 @@ class Operations:
         self._manager.resize(name, slots)
         return name, template
 
-    async def drain(self) -> int:
-        """Take no new work; answers how many attempts still run."""
-        await self._manager.set_draining(True)
+    async def drain(self, *, hand_over: bool = False) -> int:
+        """Take no new work, and with `hand_over` end what runs at a checkpoint, so that it goes on elsewhere; answers
+        how many attempts still run. What was said last counts."""
+        await self._manager.set_drain(Drain.HAND_OVER if hand_over else Drain.FINISH)
         return len(self._manager.table.runners())
 
     async def undrain(self) -> None:
-        """Take work again."""
-        await self._manager.set_draining(False)
+        """Take work again, and hand no more over."""
+        await self._manager.set_drain(Drain.NONE)
 
     def recycle(self, slot: str, *, force: bool) -> SlotView:
         """Replace one slot. `NotFoundError`; `PreconditionError` while an attempt is in it, unless `force`."""

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Protocol
-
-import structlog
 
 from cloudclaw.clock import Clock
 from cloudclaw.coordination.records import AttemptState, EndReason
-from cloudclaw.errors import CloudClawError, InvalidArgumentError, UnavailableError
-from cloudclaw.snapshots.port import Tree, WorkspaceManager
-from cloudclaw.v1.scheduler_pb2 import AttemptReport
+from cloudclaw.errors import InvalidArgumentError
+from cloudclaw.snapshots.port import WorkspaceManager
+from cloudclaw.v1.scheduler_pb2 import AttemptReport, CheckpointReport
 from cloudclaw_pool_manager.app.logs import LogShipper
 from cloudclaw_pool_manager.app.metrics import NodeMetrics
 from cloudclaw_pool_manager.app.slots import SlotPool
 from cloudclaw_pool_manager.domain.assignment import Assignment
 from cloudclaw_pool_manager.domain.attempt import AttemptId, Exit, Launch, Limits
-from cloudclaw_pool_manager.domain.outcome import FileChange, Outcome, unsaved
+from cloudclaw_pool_manager.domain.outcome import Outcome
 from cloudclaw_pool_manager.domain.timers import RunTimers
 from cloudclaw_pool_manager.ports.runtime import RunRequest, RuntimeAdapter
 from cloudclaw_pool_manager.ports.state import NodeState, Started
-
-_log = structlog.get_logger()
 
 _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OWN: Final = "CLAW_"
@@ -39,6 +35,10 @@ class Link(Protocol):
 
     def report(self, report: AttemptReport) -> None:
         """Send a report now, if there is a leader; the table repeats it."""
+        ...
+
+    def checkpoint(self, report: CheckpointReport) -> None:
+        """The same for the report of a checkpoint."""
         ...
 
     def reject(self, attempt: AttemptId, message: str) -> None:
@@ -96,6 +96,7 @@ def run_request(assignment: Assignment) -> RunRequest:
             "CLAW_TASK_ID": attempt.task,
             "CLAW_ATTEMPT": str(attempt.number),
             "CLAW_TENANT": attempt.tenant,
+            **({"CLAW_RESUMED_FROM": assignment.base.id} if assignment.resumes and assignment.base else {}),
         },
     )
 
@@ -127,9 +128,11 @@ def launch_of(template: Template, assignment: Assignment) -> Launch:
     return runtime.launch(run_request(assignment))
 
 
-def judged(runtime: RuntimeAdapter, assignment: Assignment, exit: Exit) -> Outcome:
+def judged(template: Template | None, assignment: Assignment, exit: Exit) -> Outcome:
     """What the runtime makes of a program's own end."""
-    verdict = runtime.judge(run_request(assignment), exit)
+    if template is None:
+        raise LookupError(f"this node has no pool {assignment.pool!r} any more")
+    verdict = template.runtimes[assignment.runtime].judge(run_request(assignment), exit)
     return Outcome(
         state=AttemptState.SUCCEEDED if verdict.succeeded else AttemptState.FAILED,
         reason=EndReason(verdict.reason),
@@ -142,21 +145,6 @@ def judged(runtime: RuntimeAdapter, assignment: Assignment, exit: Exit) -> Outco
         started=exit.started,
         ended=exit.ended,
     )
-
-
-async def keep_files(around: Surroundings, assignment: Assignment, tree: Tree | None, outcome: Outcome) -> Outcome:
-    """Store the files of a success; what became of it."""
-    if tree is None:
-        return unsaved(outcome, "the workspace's tree vanished while the attempt ran", retryable=True)
-    begun = around.clock.boottime()
-    try:
-        stored = await around.workspaces.snapshot(assignment.attempt.tenant, tree, assignment.snapshot_id)
-    except (CloudClawError, OSError) as error:
-        _log.warning("no snapshot", error=str(error))
-        return unsaved(outcome, f"the files could not be kept: {error}", retryable=worth_retrying(error))
-    around.metrics.snapshot_seconds.observe(around.clock.boottime() - begun)
-    changes = tuple(FileChange(change.path, change.old_size, change.new_size) for change in stored.changes)
-    return replace(outcome, snapshot=stored.pointer, changes=changes)
 
 
 def note_of(assignment: Assignment, slot: str, pid: int, prepared: float, now: float) -> Started:
@@ -175,8 +163,3 @@ def note_of(assignment: Assignment, slot: str, pid: int, prepared: float, now: f
 def timers_of(assignment: Assignment, started: float) -> RunTimers:
     """Its timeouts, for a program started at boot time `started`."""
     return RunTimers(started, assignment.run_timeout, assignment.silence_timeout)
-
-
-def worth_retrying(error: CloudClawError | OSError) -> bool:
-    """Another attempt helps when the store was out of reach, or when it was this host's disk."""
-    return isinstance(error, (UnavailableError, OSError))

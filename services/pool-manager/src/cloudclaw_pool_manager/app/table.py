@@ -17,6 +17,7 @@ from cloudclaw_pool_manager.app.runner import Surroundings
 from cloudclaw_pool_manager.domain.assignment import Assignment
 from cloudclaw_pool_manager.domain.attempt import AttemptId
 from cloudclaw_pool_manager.domain.slot import SlotState
+from cloudclaw_pool_manager.ports.state import Drain
 
 _log = structlog.get_logger()
 
@@ -25,11 +26,11 @@ class AttemptTable:
     """The attempts of one node, by uid.
 
     Attributes:
-        draining: take no new work.
+        drain: whether there is an end to the node's work.
     """
 
     def __init__(self, around: Surroundings):
-        self.draining = False
+        self.drain = Drain.NONE
         self._around = around
         self._runners: dict[str, AttemptRunner] = {}
         self._group: asyncio.TaskGroup | None = None
@@ -45,6 +46,11 @@ class AttemptTable:
                 group.create_task(work)
             self._early.clear()
             await asyncio.get_running_loop().create_future()
+
+    @property
+    def draining(self) -> bool:
+        """Take no new work."""
+        return self.drain is not Drain.NONE
 
     def runners(self) -> list[AttemptRunner]:
         """All attempts, oldest first."""
@@ -64,6 +70,13 @@ class AttemptTable:
             self._early.append(whole)
         else:
             self._group.create_task(whole, name=f"attempt {runner.attempt.uid}")
+
+    def begin_drain(self, drain: Drain) -> None:
+        """Take no new work, hand over what there is, or take work again. Asked again, hand-overs that failed are tried
+        again."""
+        self.drain = drain
+        for runner in self.runners():
+            runner.hand_over(drain is Drain.HAND_OVER)
 
     async def wait_empty(self) -> None:
         """Wait until no attempt is left."""
@@ -119,15 +132,27 @@ class AttemptTable:
     def verdict(self, message: scheduler_pb2.ReportVerdict) -> None:
         """What became of a report."""
         runner = self._runners.get(message.uid)
-        verdict = messages.verdict(message)
+        verdict = messages.verdict(int(message.verdict))
         if runner is not None and verdict is not None:
             runner.delivery.decide(verdict)
+
+    def take_checkpoint(self, message: scheduler_pb2.TakeCheckpoint) -> None:
+        """A checkpoint on demand."""
+        for runner in self._named(message.tenant, message.task_id, message.token):
+            runner.checkpoints.take(message.request)
+
+    def checkpoint_verdict(self, message: scheduler_pb2.CheckpointVerdict) -> None:
+        """What became of a checkpoint."""
+        if (runner := self._runners.get(message.uid)) is not None:
+            runner.checkpoints.decide(message)
 
     # -- what heartbeats say --
 
     def running(self) -> list[scheduler_pb2.RunningAttempt]:
         """All attempts with phase and use."""
-        return [messages.running(r.attempt, r.phase, r.log_end, r.usage) for r in self._runners.values()]
+        return [
+            messages.running(r.attempt, r.phase, r.log_end, r.usage, r.files.progress) for r in self._runners.values()
+        ]
 
     def capacities(self) -> list[scheduler_pb2.PoolCapacity]:
         """Slots that can work, and those that are free now."""

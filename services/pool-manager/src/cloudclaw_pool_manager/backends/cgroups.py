@@ -53,6 +53,10 @@ class SlotGroups(Protocol):
         """Between attempts: drop cached pages that are still charged, and forget the peaks (trap 8)."""
         ...
 
+    def inside(self) -> list[int] | None:
+        """Processes of the sandbox; None where no group knows them."""
+        ...
+
     def usage(self) -> Usage:
         """Resources used, `disk_bytes` left 0."""
         ...
@@ -81,6 +85,9 @@ class NoGroups:
 
     def reset(self) -> None:
         """Nothing to reset."""
+
+    def inside(self) -> list[int] | None:
+        return None
 
     def usage(self) -> Usage:
         return Usage()
@@ -164,6 +171,10 @@ class CgroupV1:
             with ignoring(errno.EBUSY):
                 (group / "memory.force_empty").write_text("0")
             (group / "memory.max_usage_in_bytes").write_text("0")
+
+    def inside(self) -> list[int] | None:
+        entered = [group for group in self._groups() if group not in self._shared()]
+        return pids_in(entered[0]) if entered else None
 
     def usage(self) -> Usage:
         memory, pids, cpu = self._at.get("memory"), self._at.get("pids"), self._at.get("cpuacct")
@@ -275,6 +286,9 @@ class CgroupV2:
             with ignoring(errno.EAGAIN):  # less could be given back than was asked for
                 reclaim.write_text(str(read_int(self._box / "memory.current")))
 
+    def inside(self) -> list[int] | None:
+        return pids_in(self._box)
+
     def usage(self) -> Usage:
         memory = "memory" in self._controllers
         cpu = dict(line.split() for line in (self._box / "cpu.stat").read_text().splitlines())
@@ -331,6 +345,9 @@ class Hybrid:
     def reset(self) -> None:
         self._limits.reset()
 
+    def inside(self) -> list[int] | None:
+        return self._freezer.inside()
+
     def usage(self) -> Usage:
         return self._limits.usage()
 
@@ -356,6 +373,11 @@ def ignoring(*numbers: int) -> contextlib.AbstractContextManager[None]:
 def read_int(path: Path) -> int:
     """The number in a cgroup file."""
     return int(path.read_text())
+
+
+def pids_in(group: Path) -> list[int]:
+    """Processes in a group."""
+    return [int(line) for line in (group / "cgroup.procs").read_text().split()]
 
 
 def remove_empty(group: Path) -> None:
@@ -384,7 +406,7 @@ def until_empty(group: Path, thaw: Path | None = None) -> None:
     """
     limit = time.monotonic() + _EMPTY_WITHIN
     while True:
-        pids = [int(line) for line in (group / "cgroup.procs").read_text().split()]
+        pids = pids_in(group)
         if not pids:
             return
         if time.monotonic() > limit:

@@ -7,19 +7,20 @@ import base64
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import structlog
 
-from cloudclaw.errors import InvalidArgumentError
+from cloudclaw.errors import InvalidArgumentError, PreconditionError
 from cloudclaw_pool_manager.backends.attach import MountedTrees
 from cloudclaw_pool_manager.backends.cgroups import SlotGroups
 from cloudclaw_pool_manager.backends.channel import Channel
 from cloudclaw_pool_manager.backends.config import BackendConfig
 from cloudclaw_pool_manager.backends.layout import SlotFiles
+from cloudclaw_pool_manager.backends.maps import writable_maps
 from cloudclaw_pool_manager.backends.spool import SpoolReader
 from cloudclaw_pool_manager.domain.attempt import AttemptId, Exit, KillReason, Launch, Limits, LogFrame, Usage
 from cloudclaw_pool_manager.ports.backend import (
@@ -35,6 +36,8 @@ _log = structlog.get_logger()
 _UID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _START_WAIT = 20.0
+_RESUMES = 2
+"""Version of the protocol from which on a supervisor knows `resume`."""
 
 
 class BubblewrapSlot:
@@ -65,6 +68,7 @@ class BubblewrapSlot:
         self._reader: SpoolReader | None = None
         self._reading = asyncio.Lock()
         self._pid = 0
+        self._version_spoken = 0
         self._pidfd = -1
         self._released = ""
 
@@ -76,6 +80,7 @@ class BubblewrapSlot:
         """
         greeting = await self._channel.connect(self._files.control, self._config.incarnation)
         self._pid = int(greeting["pid"])
+        self._version_spoken = int(greeting["version"])
         try:
             self._pidfd = os.pidfd_open(self._pid)
         except OSError as error:
@@ -138,7 +143,24 @@ class BubblewrapSlot:
         await self._channel.call("deadline", uid=uid, deadline=deadline)
 
     async def freeze(self, uid: str) -> None:
+        if self._version_spoken < _RESUMES:
+            raise PreconditionError(
+                f"the supervisor of {self.name} is of an earlier release, which cannot be paused; recycle the slot",
+                subject=self.name,
+                reason="OLD_SUPERVISOR",
+            )
         await self._channel.call("freeze", uid=uid)
+
+    async def mapped(self, uid: str) -> Collection[int]:
+        try:
+            return await asyncio.to_thread(writable_maps, self._pid, self._groups.inside())
+        except OSError as error:
+            raise SlotFailedError(f"the processes in {self.name} cannot be looked at: {error}") from error
+
+    async def resume(self, uid: str, deadline: float) -> bool:
+        if self._version_spoken < _RESUMES:
+            return True  # it was never paused
+        return bool(await self._channel.call("resume", uid=uid, deadline=deadline))
 
     async def thaw(self, uid: str, deadline: float) -> None:
         await self._channel.call("thaw", uid=uid, deadline=deadline)
@@ -289,4 +311,5 @@ def _parse_status(data: dict[str, Any]) -> SlotStatus:
         last_output=float(data.get("last_output", 0.0)),
         exit=_exit(ended) if ended else None,
         sandbox_ready=bool(data.get("sandbox_ready", False)),
+        paused=bool(data.get("paused", False)),
     )

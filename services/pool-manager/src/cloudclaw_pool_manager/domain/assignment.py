@@ -33,8 +33,12 @@ class Assignment:
         workspace: name of the workspace, empty for a fresh tree.
         mode: how the workspace is used.
         base: snapshot to start from, None for an empty tree.
+        head: the workspace's head that it works on; what it changes is told against it. `base`, unless that is a
+            checkpoint.
         resumes: `base` is a checkpoint of an earlier attempt.
         cancel_requested: it was canceled before it got here.
+        checkpoint_interval: seconds of running from one checkpoint to the next, 0 for none by the clock.
+        artifacts: globs of workspace files to keep beside the snapshot.
         log_limit: bytes of log that it may write, 0 for the node's own limit.
         raw: the assignment as it arrived, to be remembered across a restart.
     """
@@ -52,8 +56,11 @@ class Assignment:
     workspace: str = ""
     mode: Mode = Mode.EPHEMERAL
     base: SnapshotPointer | None = None
+    head: SnapshotPointer | None = None
     resumes: bool = False
     cancel_requested: bool = False
+    checkpoint_interval: float = 0.0
+    artifacts: tuple[str, ...] = ()
     log_limit: int = 0
     raw: bytes = b""
 
@@ -66,3 +73,8 @@ class Assignment:
     def snapshot_id(self) -> str:
         """Name of that snapshot: made of the uid, so that saving again after a crash names the same one."""
         return "snap-" + self.attempt.uid.rpartition("-")[2]
+
+    @property
+    def artifact_prefix(self) -> str:
+        """What the names of its artifacts' objects begin with."""
+        return f"artifacts/{self.attempt.tenant}/{self.attempt.task}/{self.attempt.uid}/"

@@ -77,6 +77,8 @@ class KillReason(enum.StrEnum):
     PIDS_LIMIT = "pids_limit"
     DISK_LIMIT = "disk_limit"
     LOG_LIMIT = "log_limit"
+    DRAINED = "drained"
+    """Its node is drained; it goes on elsewhere from the checkpoint at which it stood still."""
     FENCED = "fenced"
     """The lease was lost; nothing of the attempt may be published."""
     ORPHANED = "orphaned"

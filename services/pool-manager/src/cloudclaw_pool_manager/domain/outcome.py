@@ -38,6 +38,15 @@ class FileChange:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptArtifact:
+    """One file kept beside the snapshot; `path` is relative to the workspace, `digest` its SHA-256 in hex."""
+
+    path: bytes
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What an attempt leaves behind. Times are wall clock seconds, 0 where it never came so far."""
 
@@ -51,9 +60,28 @@ class Outcome:
     final_message: str = ""
     session_id: str = ""
     changes: Sequence[FileChange] = ()
+    artifacts: Sequence[KeptArtifact] = ()
+    artifacts_truncated: bool = False
     prepared: float = 0.0
     started: float = 0.0
     ended: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What is reported of a checkpoint.
+
+    Attributes:
+        snapshot: stored already; None when it failed.
+        request: the latest request that it answers, 0 for none.
+        frozen: seconds that the processes stood still.
+        failure: why there is no snapshot.
+    """
+
+    snapshot: SnapshotPointer | None
+    request: int = 0
+    frozen: float = 0.0
+    failure: str = ""
 
 
 _KILLED = {
@@ -63,6 +91,7 @@ _KILLED = {
     KillReason.PIDS_LIMIT: (EndReason.PIDS_LIMIT, "reached its limit of processes and threads"),
     KillReason.DISK_LIMIT: (EndReason.DISK_LIMIT, "reached its disk limit"),
     KillReason.LOG_LIMIT: (EndReason.LOG_LIMIT, "wrote more output than a log may hold"),
+    KillReason.DRAINED: (EndReason.DRAINED, "its node is drained; it goes on from its checkpoint"),
     KillReason.FENCED: (EndReason.NODE_LOST, "its node lost the lease on it"),
     KillReason.ORPHANED: (EndReason.NODE_LOST, "stayed frozen without a manager for too long"),
 }
@@ -78,11 +107,17 @@ def of_kill(exit: Exit) -> Outcome | None:
         return _ended(exit, AttemptState.CANCELED, EndReason.CANCELED, "canceled by its user")
     if exit.killed is not KillReason.NONE:
         reason, message = _KILLED[exit.killed]
-        return _ended(exit, AttemptState.FAILED, reason, message, retryable=reason is EndReason.NODE_LOST)
+        retryable = reason in (EndReason.NODE_LOST, EndReason.DRAINED)
+        return _ended(exit, AttemptState.FAILED, reason, message, retryable=retryable)
     if exit.oom_killed and exit.code:
         reason, message = _KILLED[KillReason.MEMORY_LIMIT]
         return _ended(exit, AttemptState.FAILED, reason, message)
     return None
+
+
+def ended_here(outcome: Outcome) -> bool:
+    """The program's story is over: it ended by itself or at a limit, and was not canceled, lost or handed over."""
+    return outcome.reason not in (EndReason.CANCELED, EndReason.NODE_LOST, EndReason.DRAINED)
 
 
 def _ended(exit: Exit, state: AttemptState, reason: EndReason, message: str, *, retryable: bool = False) -> Outcome:

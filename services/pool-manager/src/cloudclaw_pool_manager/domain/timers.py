@@ -41,11 +41,15 @@ class RunTimers:
             self._frozen_in_silence += at - max(self.frozen_since, min(self.last_output, at))
             self.frozen_since = None
 
+    def ran(self, now: float) -> float:
+        """Seconds that the program has run."""
+        return (now if self.frozen_since is None else self.frozen_since) - self.started - self._frozen
+
     def due(self, now: float) -> KillReason:
         """Which limit is reached, `NONE` for neither or while frozen."""
         if self.frozen_since is not None:
             return KillReason.NONE
-        if self.run_limit and now - self.started - self._frozen >= self.run_limit:
+        if self.run_limit and self.ran(now) >= self.run_limit:
             return KillReason.RUN_TIMEOUT
         silent = now - max(self.last_output, self.started) - self._frozen_in_silence
         if self.silence_limit and silent >= self.silence_limit:

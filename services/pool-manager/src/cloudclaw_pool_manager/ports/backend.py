@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from cloudclaw_pool_manager.domain.attempt import AttemptId, Exit, KillReason, Launch, Limits, LogFrame, Usage
 
@@ -52,6 +52,7 @@ class SlotStatus:
         last_output: boot time of the last byte of output, or of the start.
         exit: set when EXITED.
         sandbox_ready: a sandbox is built and waits for its task.
+        paused: FROZEN by `Slot.freeze` alone; no deadline has passed.
     """
 
     phase: SlotPhase
@@ -60,6 +61,26 @@ class SlotStatus:
     last_output: float = 0.0
     exit: Exit | None = None
     sandbox_ready: bool = False
+    paused: bool = False
+
+
+class EveryInode(Collection[int]):
+    """Holds every inode there may be, and can be neither counted nor listed."""
+
+    def __contains__(self, inode: object) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[int]:
+        raise TypeError("there is no list of every inode; ask with `in`")
+
+    def __len__(self) -> int:
+        raise TypeError("there is no number of every inode; ask with `in`")
+
+    def __bool__(self) -> bool:
+        return True
+
+
+EVERY_INODE: Final = EveryInode()
 
 
 class SlotFailedError(Exception):
@@ -122,11 +143,28 @@ class Slot(Protocol):
         ...
 
     async def freeze(self, uid: str) -> None:
-        """Stop all of the sandbox's processes and return when they are stopped."""
+        """Pause: stop all of the sandbox's processes and return when they are stopped. `resume` ends it.
+
+        Raises `PreconditionError(reason="OLD_SUPERVISOR")` where an adopted supervisor is too old to `resume`.
+        """
+        ...
+
+    async def mapped(self, uid: str) -> Collection[int]:
+        """Inodes of the files that the sandbox's processes have mapped shared and writable.
+
+        For the time of a pause; what is read is bounded. `EVERY_INODE` where it cannot be told: a process keeps its
+        mappings from us (it is not dumpable, and the manager is not root), or there are too many.
+        """
+        ...
+
+    async def resume(self, uid: str, deadline: float) -> bool:
+        """End a pause: let the processes go on until `deadline`, and answer True. Answers False and leaves them
+        frozen when a deadline has passed meanwhile, or `deadline` has, or the attempt has ended: who decides about a
+        `thaw` is whoever reads the token (design rule 3)."""
         ...
 
     async def thaw(self, uid: str, deadline: float) -> None:
-        """Let them go on until `deadline`."""
+        """Let them go on until `deadline`, whatever froze them."""
         ...
 
     async def stop(self, uid: str, reason: KillReason, grace: float) -> Exit:

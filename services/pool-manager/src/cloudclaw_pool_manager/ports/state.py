@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+
+class Drain(enum.StrEnum):
+    """What an operator wants of a node's work."""
+
+    NONE = "none"
+    FINISH = "finish"
+    """Take no new work; what runs ends here."""
+    HAND_OVER = "hand_over"
+    """Take no new work; what runs goes on elsewhere from a checkpoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +68,12 @@ class NodeState(Protocol):
         """Before anything from that leader is believed."""
         ...
 
-    async def draining(self) -> bool:
-        """An operator drained this node."""
+    async def drain(self) -> Drain:
+        """What an operator said last."""
         ...
 
-    async def remember_draining(self, draining: bool) -> None:
-        """Keep a drain over restarts."""
+    async def remember_drain(self, drain: Drain) -> None:
+        """Keep it over restarts."""
         ...
 
     async def remember_attempt(self, started: Started) -> None:

@@ -11,6 +11,7 @@ from cloudclaw.rpc.auth import require_role
 from cloudclaw.v1 import pool_manager_pb2 as pb
 from cloudclaw.v1 import scheduler_pb2
 from cloudclaw.v1.pool_manager_pb2_grpc import PoolManagerServiceServicer
+from cloudclaw_pool_manager.app import messages
 from cloudclaw_pool_manager.app.operations import Operations, SlotView
 from cloudclaw_pool_manager.app.runner import Template
 from cloudclaw_pool_manager.domain.slot import SlotState
@@ -62,7 +63,7 @@ class PoolManagerServicer(PoolManagerServiceServicer):
 
     async def DrainNode(self, request: pb.DrainNodeRequest, context: Any) -> pb.DrainNodeResponse:
         require_role("operator")
-        return pb.DrainNodeResponse(running=await self._operations.drain())
+        return pb.DrainNodeResponse(running=await self._operations.drain(hand_over=request.hand_over))
 
     async def UndrainNode(self, request: pb.UndrainNodeRequest, context: Any) -> pb.UndrainNodeResponse:
         require_role("operator")
@@ -123,4 +124,8 @@ def _slot(view: SlotView) -> pb.Slot:
     if view.attempt is not None:
         message.tenant = view.attempt.attempt.tenant
         message.task_id = view.attempt.attempt.task
+        if (progress := messages.tree_progress(view.attempt.files.progress)) is not None:
+            message.progress.CopyFrom(progress)
+        if failure := view.attempt.checkpoints.last_failure:
+            message.last_failure = f"no checkpoint of its attempt: {failure}"
     return message

@@ -1,0 +1,218 @@
+"""Checkpoints of one running attempt: by the clock, on demand, and before a planned drain.
+
+One at a time, from the freeze to the leader's verdict. Whatever goes wrong with one, the attempt runs on: a failure is
+logged, counted, and reported when it answers a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import math
+from typing import Protocol
+
+import structlog
+
+from cloudclaw.errors import CloudClawError
+from cloudclaw.ids import new_id
+from cloudclaw.v1.scheduler_pb2 import CheckpointReport, CheckpointVerdict
+from cloudclaw_pool_manager.app import messages
+from cloudclaw_pool_manager.app.delivery import Delivery
+from cloudclaw_pool_manager.app.files import Files
+from cloudclaw_pool_manager.app.runner import Surroundings
+from cloudclaw_pool_manager.app.standstill import Standstill
+from cloudclaw_pool_manager.domain.assignment import Assignment
+from cloudclaw_pool_manager.domain.outcome import Checkpoint, Verdict
+from cloudclaw_pool_manager.domain.timers import RunTimers
+from cloudclaw_pool_manager.ports.backend import FencedIncarnationError, Slot, SlotFailedError
+
+_log = structlog.get_logger()
+
+
+class Runner(Protocol):
+    """The attempt, as its checkpoints see it. Nothing here blocks."""
+
+    @property
+    def may_pause(self) -> bool:
+        """Its program runs, and nobody ends it."""
+        ...
+
+    @property
+    def may_go_on(self) -> bool:
+        """When it stands still, it may run again: it was neither fenced nor handed over."""
+        ...
+
+    def fence(self, why: str) -> None:
+        """It is not ours any more."""
+        ...
+
+    def handed_over(self) -> None:
+        """Its checkpoint is recorded and it stands still at it: end it, to go on elsewhere."""
+        ...
+
+    def sick(self, slot: Slot, message: str) -> None:
+        """A call to `slot` failed."""
+        ...
+
+
+class Checkpointer:
+    """Takes an attempt's checkpoints while `run` is awaited.
+
+    Attributes:
+        delivery: the report that waits for its verdict.
+        moving: set while no checkpoint holds the processes still.
+        last_failure: why the last checkpoint failed, empty after one that did not.
+    """
+
+    def __init__(self, runner: Runner, assignment: Assignment, around: Surroundings, files: Files):
+        self.delivery: Delivery[CheckpointReport] = Delivery(around.link.checkpoint, around.clock)
+        self.moving = asyncio.Event()
+        self.moving.set()
+        self.last_failure = ""
+        self._runner = runner
+        self._attempt = assignment.attempt
+        self._pool = assignment.pool
+        self._interval = assignment.checkpoint_interval
+        self._around = around
+        self._files = files
+        self._timers: RunTimers | None = None
+        self._wake = asyncio.Event()
+        self._due = math.inf
+        self._wanted = self._served = 0
+        self._hand_over = False
+
+    # -- what others ask for; nothing here blocks --
+
+    def take(self, request: int) -> None:
+        """Take one on demand. One that has begun already is too early for it: another follows at once."""
+        self._wanted = max(self._wanted, request)
+        self._wake.set()
+
+    def hand_over(self, wanted: bool) -> None:
+        """Take one and end the attempt at it; or, when it is not too late, leave the attempt here after all."""
+        self._hand_over = wanted
+        self._wake.set()
+
+    def tick(self) -> None:
+        """Look at the clock."""
+        if self._called_for():
+            self._wake.set()
+
+    def decide(self, message: CheckpointVerdict) -> None:
+        """The leader's verdict; one on an earlier report is dropped."""
+        report, verdict = self.delivery.report, messages.verdict(int(message.verdict))
+        named = (message.snapshot_id, message.request)
+        if report is not None and verdict is not None and named == (report.snapshot.snapshot_id, report.request):
+            self.delivery.decide(verdict)
+
+    async def run(self, slot: Slot, timers: RunTimers) -> None:
+        """Until cancelled, which abandons a checkpoint that is under way, and lets the processes go on.
+
+        The interval is of running time. For an attempt that was adopted the first is due at the next multiple of it
+        since the start, so that managers who come and go do not put it off.
+        """
+        self._timers = timers
+        still = Standstill(
+            slot,
+            self._attempt.uid,
+            timers=timers,
+            clock=self._around.clock,
+            deadline=self._around.deadline,
+            may_go_on=lambda: self._runner.may_go_on,
+            moving=self.moving,
+        )
+        if self._interval:
+            self._due = (self._ran() // self._interval + 1) * self._interval
+        while True:
+            if not self._called_for():
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            try:
+                await self._one(slot, still)
+            except (SlotFailedError, FencedIncarnationError) as error:
+                _log.warning("a checkpoint was left alone with its slot", error=str(error))
+                self._give_up()
+                if isinstance(error, SlotFailedError):
+                    self._runner.sick(slot, str(error))
+            except Exception as error:  # noqa: BLE001 - a fault of ours costs a checkpoint, not the attempt
+                _log.exception("a checkpoint failed by a fault", error=str(error))
+                self._give_up()
+            if self._interval:
+                self._due = self._ran() + self._interval
+
+    # -- one checkpoint --
+
+    async def _one(self, slot: Slot, still: Standstill) -> None:
+        handing = self._hand_over
+        request = self._wanted if self._wanted > self._served else 0
+        outcome, stays = "abandoned", False
+        try:
+            checkpoint = await self._taken(slot, still, request, keep=handing)
+            if checkpoint.snapshot is None:
+                outcome = "failed"
+                await still.let_go()
+                if handing:
+                    self._hand_over = False
+                    _log.warning("the attempt is not handed over and runs on here", error=checkpoint.failure)
+                if not request:
+                    return
+            make = functools.partial(messages.checkpoint_report, self._attempt, checkpoint)
+            if await self.delivery.run(make) is not Verdict.COMMITTED:
+                outcome = "fenced"
+                self._runner.fence("the leader says so of its checkpoint")
+                return
+            self._served = max(self._served, request)
+            if checkpoint.snapshot is not None:
+                outcome = "committed"
+                stays = handing and self._hand_over and self._runner.may_pause
+                if stays:
+                    self._runner.handed_over()
+        finally:
+            self._around.metrics.checkpoints.labels(self._pool, outcome).inc()
+            if not stays:
+                await still.let_go()
+
+    async def _taken(self, slot: Slot, still: Standstill, request: int, *, keep: bool) -> Checkpoint:
+        """Stored, or why not; the processes stand still afterwards only when `keep` is wanted and it is stored."""
+        clock, metrics, snapshot_id = self._around.clock, self._around.metrics, new_id("ckpt")
+        begun = clock.boottime()
+        try:
+            stored = await self._files.checkpoint(snapshot_id, functools.partial(still.pause, keep=keep))
+        except (CloudClawError, OSError, SlotFailedError) as error:
+            _log.warning("no checkpoint", error=str(error))
+            self.last_failure = str(error)
+            if isinstance(error, SlotFailedError):
+                self._runner.sick(slot, self.last_failure)
+            return Checkpoint(None, request, failure=self.last_failure)
+        seconds = clock.boottime() - begun
+        self.last_failure = ""
+        metrics.freeze_seconds.labels(self._pool).observe(still.seconds)
+        metrics.checkpoint_seconds.labels(self._pool).observe(seconds)
+        metrics.checkpoint_bytes.labels(self._pool).inc(stored.stored_bytes)
+        _log.info(
+            "checkpoint stored",
+            snapshot=stored.pointer.id,
+            frozen=round(still.seconds, 4),
+            seconds=round(seconds, 4),
+            stored_bytes=stored.stored_bytes,
+        )
+        return Checkpoint(stored.pointer, request, still.seconds)
+
+    def _give_up(self) -> None:
+        """What was asked for cannot be had here: do not try it for ever."""
+        self._served, self._hand_over = self._wanted, False
+
+    # -- when --
+
+    def _called_for(self) -> bool:
+        """One is to be taken now."""
+        if self._timers is None or not self._runner.may_pause:
+            return False
+        if self._around.deadline() <= self._around.clock.boottime():
+            return False  # about to be frozen for want of contact
+        return self._hand_over or self._wanted > self._served or self._ran() >= self._due
+
+    def _ran(self) -> float:
+        assert self._timers is not None
+        return self._timers.ran(self._around.clock.boottime())
