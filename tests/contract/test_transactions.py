@@ -11,12 +11,15 @@ from cloudclaw.coordination import keys, life
 from cloudclaw.coordination.records import AttemptState, EndReason, TaskState, encode
 from cloudclaw.coordination.transactions import waiting_key
 from cloudclaw.errors import AbortedError, FencedError, PreconditionError, UnavailableError
+from tests.support.checkpoint_transactions import CHECKPOINT_CASES
 from tests.support.coordination import BOTH_STORES, EPHEMERAL, NOW, TENANT, WORKSPACE, Scene, pointer, scene_on
 from tests.support.etcd_server import running_etcd
-from tests.support.task_transactions import CASES, HEAD, WRITER, Case, move_head
+from tests.support.task_transactions import CASES as TASK_CASES
+from tests.support.task_transactions import HEAD, WRITER, Case, move_head
 
 etcd_server = pytest.fixture(scope="module")(running_etcd)
 
+CASES = [*TASK_CASES, *CHECKPOINT_CASES]
 BY_NAME = {case.name: case for case in CASES}
 cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "-"))
 

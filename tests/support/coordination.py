@@ -31,6 +31,7 @@ WORKSPACE = "site"
 NODE = "node-1"
 LEADER_KEY = keys.election("scheduler", 1)
 EXCLUSIVE = Plan(workspace=WORKSPACE, mode=Mode.EXCLUSIVE)
+FORK = Plan(workspace=WORKSPACE, mode=Mode.FORK)
 EPHEMERAL = Plan()
 NOW = 1_700_000_000.0
 
@@ -108,6 +109,17 @@ class Scene:
             self.leadership, task, claimed, await self.node_entry(), workspace=await self.workspace_entry()
         )
         return Token(NODE, TENANT, task.record.task, running.mod_revision), running
+
+    async def checkpointed(self, name: str, plan: Plan = EXCLUSIVE) -> tuple[Token, Versioned[TaskRecord]]:
+        """A task that runs on the node and has the checkpoint `name`."""
+        token, task = await self.running(plan)
+        after = life.checkpointed(task.record, self.now, pointer(name), op_id=self.op())
+        return token, await self.tx.checkpoint(token, task, after, pointer(name))
+
+    async def ended(self, plan: Plan = EPHEMERAL) -> Versioned[TaskRecord]:
+        """A task that its user canceled before it ran."""
+        task = await self.queued(plan)
+        return await self.tx.cancel(task, life.canceled(task.record, self.now, op_id=self.op()))
 
     async def delayed(self, plan: Plan = EXCLUSIVE) -> Versioned[TaskRecord]:
         """A task that failed once and waits its backoff."""
