@@ -121,6 +121,14 @@ class FilesystemObjects:
         with file_errors(name):
             self._tree.delete(name)
 
+    async def abort_stale_uploads(self, prefix: str, older_than: float) -> int:
+        """Remove temporary files that no living process writes, whatever their age and name; answers how many."""
+        return await self._threads.run(self._remove_abandoned)
+
+    def _remove_abandoned(self) -> int:
+        with file_errors("(temporary files)"):
+            return self._tree.remove_abandoned()
+
     async def check(self) -> None:
         """Write and remove a temporary file. Raises `UnavailableError`, also when the disk is full."""
         await self._threads.run(self._check)

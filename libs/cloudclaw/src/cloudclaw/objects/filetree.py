@@ -53,7 +53,7 @@ class FileTree:
             for path in (self._objects, self._tmp):
                 os.makedirs(path, mode=0o700, exist_ok=True)
             _sync_directory(str(root))
-            self._remove_abandoned()
+            self.remove_abandoned()
         except OSError as error:
             raise UnavailableError(f"cannot use {root} as an object store: {error}") from error
 
@@ -182,8 +182,9 @@ class FileTree:
             _sync_directory(above)
         self.require_root()
 
-    def _remove_abandoned(self) -> None:
-        """Remove temporary files that no living process writes: their locks are free."""
+    def remove_abandoned(self) -> int:
+        """Remove temporary files that no living process writes (their locks are free); answers how many."""
+        count = 0
         with os.scandir(self._tmp) as entries:
             paths = [entry.path for entry in entries]
         for path in paths:
@@ -194,10 +195,12 @@ class FileTree:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.unlink(path)
+                count += 1
             except (BlockingIOError, FileNotFoundError):
                 continue
             finally:
                 os.close(fd)
+        return count
 
     def require_root(self) -> None:
         """Raises `UnavailableError` when the store's directory is not there."""

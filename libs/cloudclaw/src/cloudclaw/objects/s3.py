@@ -13,6 +13,7 @@ from typing import Final, ParamSpec, TypeVar
 
 from minio.datatypes import Object
 
+from cloudclaw.clock import Clock, SystemClock
 from cloudclaw.errors import NotFoundError, UnavailableError
 from cloudclaw.objects.names import check_object_name, check_prefix, check_range
 from cloudclaw.objects.port import ObjectInfo
@@ -39,14 +40,21 @@ class S3Objects:
     whichever there is, so what the network or a disk altered is `DataLossError`. A ranged read is checked
     for its length only: what needs more is content-addressed above this port.
 
-    An upload that a crash leaves unfinished is invisible, but takes space: give the bucket a lifecycle rule
-    that aborts incomplete uploads after a day (MinIO does it by itself).
+    An upload that a crash leaves unfinished is invisible, but takes space: `abort_stale_uploads` ends it. MinIO lists
+    none of them, and ends them by itself after a day.
     """
 
     def __init__(
-        self, where: S3Endpoint, *, threads: int = 16, connect_timeout: float = 2.0, read_timeout: float = 20.0
+        self,
+        where: S3Endpoint,
+        *,
+        threads: int = 16,
+        connect_timeout: float = 2.0,
+        read_timeout: float = 20.0,
+        clock: Clock | None = None,
     ) -> None:
         """Connects to nothing yet. Timeouts in seconds; a read's is from packet to packet."""
+        self._clock = clock or SystemClock()
         self._client = S3Client(where, connections=threads, connect_timeout=connect_timeout, read_timeout=read_timeout)
         self._threads = Threads(threads, "objects-s3")
         self._bucket_is_there = False
@@ -140,6 +148,18 @@ class S3Objects:
     async def delete(self, name: str) -> None:
         check_object_name(name)
         await self._run(self._client.delete, name)
+
+    async def abort_stale_uploads(self, prefix: str, older_than: float) -> int:
+        """Give up multi-part uploads of objects below `prefix` that began more than `older_than` seconds ago, by the
+        server's clock against this machine's; answers how many. Raises `UnavailableError`."""
+        check_prefix(prefix)
+        return await self._run(self._abort_stale, prefix, self._clock.wall() - older_than)
+
+    def _abort_stale(self, prefix: str, before: float) -> int:
+        stale = [(name, upload) for name, upload, begun in self._client.uploads(prefix) if begun < before]
+        for name, upload in stale:
+            self._client.abort(name, upload)
+        return len(stale)
 
     async def check(self) -> None:
         """One request for the bucket. Raises `UnavailableError`, also when the bucket was deleted."""

@@ -170,6 +170,29 @@ class S3Client:
         with contextlib.suppress(NotFoundError), self.errors(name):
             self._minio._abort_multipart_upload(self._bucket, name, upload)
 
+    def uploads(self, prefix: str) -> list[tuple[str, str, float]]:
+        """(name, upload, begun) of the unfinished uploads of objects below `prefix`; `begun` in seconds since the
+        epoch, by the server's clock. None where the server does not list them (MinIO: for a whole name only)."""
+        found: list[tuple[str, str, float]] = []
+        marker: str | None = None
+        with self.errors("(uploads)"):
+            while True:
+                try:
+                    page = self._minio._list_multipart_uploads(self._bucket, prefix=prefix, key_marker=marker)
+                except S3Error as error:
+                    if error.code == "NotImplemented":
+                        return found
+                    raise
+                found += [
+                    (upload.object_name, upload.upload_id, upload.initiated_time.timestamp())
+                    for upload in page.uploads
+                    if upload.object_name and upload.upload_id and upload.initiated_time is not None
+                ]
+                # Of an object with uploads on both sides of a page's end the rest is found the next time.
+                if not page.is_truncated or not page.next_key_marker or page.next_key_marker == marker:
+                    return found
+                marker = page.next_key_marker
+
     def get(self, name: str, headers: Mapping[str, str]) -> BaseHTTPResponse:
         """The open response; its caller reads and closes it. Raises also `OutOfRangeError`."""
         with self.errors(name):

@@ -84,12 +84,12 @@ class Rounds:
             started = self._clock.boottime()
             try:
                 reports, failures = await self._all(dry_run=False)
-                await self._abort_uploads()
             except CloudClawError as error:
                 _log.warning("a round of garbage collection failed", error=error.message, reason=error.reason)
                 self._metrics.collected((), 1, self._clock.boottime() - started)
             else:
                 self._metrics.collected(reports, len(failures), self._clock.boottime() - started)
+            await self._abort_uploads()
             await self._clock.sleep(self._interval)
 
     async def collect(self, tenant: str, *, dry_run: bool) -> Sequence[Report]:
@@ -170,7 +170,11 @@ class Rounds:
     async def _abort_uploads(self) -> None:
         if self._uploads is None:
             return
-        count = await self._uploads.abort_stale_uploads("", self._stale)
+        try:
+            count = await self._uploads.abort_stale_uploads("", self._stale)
+        except CloudClawError as error:
+            _log.warning("unfinished uploads stay for now", error=error.message)
+            return
         self._metrics.uploads_aborted(count)
         if count:
             _log.info("unfinished uploads given up", count=count)
