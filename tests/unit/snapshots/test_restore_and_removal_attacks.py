@@ -135,6 +135,7 @@ async def test_removal_follows_no_symlink(tmp_path: Path, outside: Path) -> None
     (tree.path / WORKSPACE / "folder").mkdir()
     (tree.path / WORKSPACE / "folder" / "up").symlink_to("../../../../outside")
     await manager.release(TENANT, tree, None)
+    await manager.settled()
     assert untouched(outside)
     assert not tree.path.exists()
 
@@ -179,6 +180,7 @@ async def test_unusual_names_and_kinds_are_removed(tmp_path: Path) -> None:
     for name in (b"\xff\xfe", b"new\nline", b"n" * 255, b"-rf", b" "):
         os.mkdir(os.fsencode(tree.path / WORKSPACE) + b"/" + name)
     await manager.release(TENANT, tree, None)
+    await manager.settled()
     assert not tree.path.exists()
     assert not list((tmp_path / "trees" / "trash").iterdir())
 

@@ -97,6 +97,7 @@ async def test_the_least_recently_used_trees_go_first(tmp_path: Path) -> None:
     await manager.release(TENANT, tree, same)
     await committed(manager, "c", "snap-c")
     assert manager.cached() == [(TENANT, "snap-a2"), (TENANT, "snap-c")]
+    await manager.settled()
     assert trash(tmp_path) == []
 
 
@@ -104,6 +105,7 @@ async def test_a_tree_larger_than_the_cache_is_not_kept(tmp_path: Path) -> None:
     manager = engine(tmp_path, cache_bytes=50)
     await committed(manager, "a", "snap-a")
     assert manager.cached() == []
+    await manager.settled()
     assert trash(tmp_path) == []
 
 
@@ -119,6 +121,7 @@ async def test_a_restart_keeps_ready_trees_and_sweeps_the_rest(tmp_path: Path) -
     await after.sweep({"running"})
     assert running.path.is_dir()
     assert not crashed.path.exists()
+    await after.settled()
     assert trash(tmp_path) == []
     assert len(list((tmp_path / "trees" / "ready").iterdir())) == 1
     assert after.cached() == [(TENANT, "snap-1")]
@@ -146,6 +149,7 @@ async def test_a_tree_that_a_crash_left_is_replaced(tmp_path: Path) -> None:
     (left.path / WORKSPACE / "leftover").write_text("x")
     tree = await manager.checkout(TENANT, None, "uid")
     assert list((tree.path / WORKSPACE).iterdir()) == []
+    await manager.settled()
     assert trash(tmp_path) == []
 
 

@@ -19,15 +19,16 @@ from cloudclaw.ids import check_name, new_id
 from cloudclaw.objects.port import ObjectStore
 from cloudclaw.snapshots import manifest as manifests
 from cloudclaw.snapshots import safe
+from cloudclaw.snapshots.checkouts import Checkouts
 from cloudclaw.snapshots.manifest import Blob, Manifest
 from cloudclaw.snapshots.packs import PackWriter
-from cloudclaw.snapshots.port import Change, FileEntry, SnapshotResult, Tree, TreeLimits
+from cloudclaw.snapshots.port import Change, FileEntry, SnapshotResult, Tree, TreeLimits, Watcher
 from cloudclaw.snapshots.reader import SnapshotReader, compare, manifest_name
-from cloudclaw.snapshots.removal import remove
-from cloudclaw.snapshots.restore import Restoring, make_empty, open_tree, restore
+from cloudclaw.snapshots.restore import open_tree
 from cloudclaw.snapshots.scan import Scan
 from cloudclaw.snapshots.shelf import Shelf, check_uid
 from cloudclaw.snapshots.threads import TreeThreads
+from cloudclaw.snapshots.trash import Trash
 
 _log = structlog.get_logger()
 
@@ -80,37 +81,33 @@ class SnapshotEngine:
         self._clock = clock
         self._uid = files_uid
         self._limits = limits or TreeLimits()
-        self._shelf = Shelf(trees_dir, cache_bytes)
+        self._shelf = Shelf(trees_dir, cache_bytes, clock)
+        self._trash = Trash(self._shelf.trash)
         self._reader = SnapshotReader(store)
         self._threads = TreeThreads()
+        self._checkouts = Checkouts(store, self._reader, self._shelf, self._trash, self._threads, clock, files_uid)
         self._scanned: dict[str, _Scanned] = {}
 
-    async def checkout(self, tenant: str, base: SnapshotPointer | None, uid: str) -> Tree:
+    async def checkout(
+        self,
+        tenant: str,
+        base: SnapshotPointer | None,
+        uid: str,
+        *,
+        head: SnapshotPointer | None = None,
+        watcher: Watcher | None = None,
+    ) -> Tree:
         check_name(tenant, "tenant")
-        path = self._shelf.live(uid)
         self._scanned.pop(uid, None)
+        return Tree(await self._checkouts.make(tenant, base, uid, watcher), base, uid, head or base)
 
-        def prepare(stop: threading.Event) -> bool:
-            self._remove(self._shelf.discard(uid), stop)
-            if base is not None and self._shelf.take(tenant, base, uid):
-                return True
-            make_empty(path, self._uid)
-            return False
-
-        try:
-            if not await self._threads.run(prepare) and base is not None:
-                manifest = await self._reader.manifest(tenant, base)
-                await restore(self._store, self._threads, self._clock, manifest, path, Restoring(self._uid))
-        except BaseException:
-            await self._discard(uid)
-            raise
-        return Tree(path, base, uid)
-
-    async def reopen(self, tenant: str, base: SnapshotPointer | None, uid: str) -> Tree | None:
+    async def reopen(
+        self, tenant: str, base: SnapshotPointer | None, uid: str, *, head: SnapshotPointer | None = None
+    ) -> Tree | None:
         check_name(tenant, "tenant")
         path = self._shelf.live(uid)
         there = await self._threads.run(lambda _: path.is_dir() and not path.is_symlink())
-        return Tree(path, base, uid) if there else None
+        return Tree(path, base, uid, head or base) if there else None
 
     async def snapshot(self, tenant: str, tree: Tree, snapshot_id: str) -> SnapshotResult:
         check_name(tenant, "tenant")
@@ -168,16 +165,19 @@ class SnapshotEngine:
         check_name(tenant, "tenant")
         scanned = self._scanned.pop(tree.uid, None)
         if committed is None or scanned is None or not scanned.stands_for(committed):
-            await self._discard(tree.uid)
+            await self._checkouts.discard(tree.uid)
             return
-
-        def keep(stop: threading.Event) -> None:
-            self._remove(self._shelf.put(tenant, committed, tree.uid, committed.bytes), stop)
-
-        await self._threads.run(keep)
+        await self._threads.run(
+            lambda stop: self._trash.throw(self._shelf.put(tenant, committed, tree.uid, committed.bytes), stop)
+        )
 
     async def sweep(self, live: set[str]) -> None:
-        await self._threads.run(lambda stop: self._remove(self._shelf.sweep(live), stop))
+        await self._threads.run(lambda stop: self._trash.throw(self._shelf.sweep(live), stop))
+
+    async def forget(self, tenant: str) -> None:
+        check_name(tenant, "tenant")
+        self._reader.forget(tenant)
+        await self._threads.run(lambda stop: self._trash.throw(self._shelf.forget(tenant), stop))
 
     async def manifest(self, tenant: str, pointer: SnapshotPointer) -> Sequence[FileEntry]:
         check_name(tenant, "tenant")
@@ -199,17 +199,11 @@ class SnapshotEngine:
     def cached(self) -> Sequence[tuple[str, str]]:
         return self._shelf.cached()
 
+    async def settled(self) -> None:
+        """Return when the trees that were thrown away by now are gone from the disk."""
+        await self._trash.settled()
+
     def close(self) -> None:
-        """Let the threads go. Trees stay as they are."""
+        """Let the threads go. Trees stay as they are; what is in the trash goes at the next start."""
+        self._trash.close()
         self._threads.close()
-
-    async def _discard(self, uid: str) -> None:
-        await self._threads.run(lambda stop: self._remove(self._shelf.discard(uid), stop))
-
-    def _remove(self, thrown: Sequence[bytes], stop: threading.Event) -> None:
-        """Remove trees from the trash; what a cancellation leaves there goes at the next start."""
-        if not thrown:
-            return
-        with safe.closing(open_tree(self._shelf.trash)) as trash:
-            for name in thrown:
-                remove(trash, name, trash, stop=stop)

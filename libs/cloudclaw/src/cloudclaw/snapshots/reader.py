@@ -61,6 +61,13 @@ class SnapshotReader:
         while len(self._manifests) > 1 and sum(len(m.items) for m in self._manifests.values()) > _KEPT_ITEMS:
             self._manifests.popitem(last=False)
 
+    def forget(self, tenant: str) -> None:
+        """Let go of all that is a tenant's."""
+        for key in [key for key in self._manifests if key[0] == tenant]:
+            del self._manifests[key]
+        for window in [window for window in self._windows if window[0].startswith(f"tenants/{tenant}/")]:
+            del self._windows[window]
+
     async def read(
         self, tenant: str, pointer: SnapshotPointer, path: bytes, offset: int, length: int
     ) -> AsyncIterator[bytes]:
