@@ -121,10 +121,11 @@ def _fill(result: task_pb2.Result, record: TaskRecord) -> None:
     timings = result.timings
     if not timings.HasField("queued"):
         timings.queued.CopyFrom(timestamp(record.queued) or Timestamp())
-    # What no report said is known from the last attempt, if there was one.
-    if last is not None and not timings.HasField("started") and (started := timestamp(last.started)):
-        timings.started.CopyFrom(started)
-    if last is not None and not timings.HasField("ended") and (ended := timestamp(last.ended)):
-        timings.ended.CopyFrom(ended)
+    if last is not None and last.started >= record.queued:
+        # What no report said is known from the last attempt, unless the task was queued again after it.
+        if not timings.HasField("started") and (started := timestamp(last.started)):
+            timings.started.CopyFrom(started)
+        if not timings.HasField("ended") and (ended := timestamp(last.ended)):
+            timings.ended.CopyFrom(ended)
     if committed := timestamp(record.updated):
         timings.committed.CopyFrom(committed)
