@@ -25,11 +25,16 @@ from cloudclaw.rpc.metrics_server import serve_metrics
 from cloudclaw.rpc.server import RpcServer
 from cloudclaw.v1.scheduler_pb2_grpc import add_SchedulerServiceServicer_to_server
 from cloudclaw_scheduler.adapters.grpc_relay import GrpcRelay
+from cloudclaw_scheduler.app.archiver import Archiver, Rules
+from cloudclaw_scheduler.app.bundle_store import BundleStore
 from cloudclaw_scheduler.app.consumers import Consumers
 from cloudclaw_scheduler.app.control import Control
 from cloudclaw_scheduler.app.feed import Feed
 from cloudclaw_scheduler.app.gauges import Sampler
+from cloudclaw_scheduler.app.history import History
 from cloudclaw_scheduler.app.leader import Leader
+from cloudclaw_scheduler.app.listing import Listing
+from cloudclaw_scheduler.app.lookup import Lookup
 from cloudclaw_scheduler.app.metrics import Metrics
 from cloudclaw_scheduler.app.mirror import Mirror
 from cloudclaw_scheduler.app.on_demand import OnDemand
@@ -73,7 +78,15 @@ class Scheduler:
         self.feed = feed = Feed(self.mirror, kv)
         transactions = Transactions(kv)
         segments, specs, results = Segments(objects), Specs(transactions, objects), Results(objects)
+        # Tasks that have left etcd.
+        bundles = BundleStore(objects)
+        history = History(bundles, self.mirror, clock)
+        # Results for those who consume them; the same on every replica.
+        kept = settings.history
+        self.consumers = Consumers(kv, self.mirror, transactions, results, clock, metrics, kept.consumer_hold)
         # What the leader does, while this replica is the leader.
+        rules = Rules(kept.retention, kept.batch_window, kept.request_retention)
+        archiver = Archiver(kv, self.mirror, transactions, bundles, clock, metrics, rules, self.consumers.held)
         tools = Tools(
             kv,
             transactions,
@@ -85,6 +98,7 @@ class Scheduler:
             metrics,
             settings.grace,
             settings.heartbeat,
+            archiver,
             settings.log_limit,
         )
         self.leader = Leader(tools, self._leading_address)
@@ -92,23 +106,21 @@ class Scheduler:
         # What every replica answers.
         self.fullness = Fullness(kv, clock, metrics)
         pools = {pool: frozenset(runtimes.split()) for pool, runtimes in settings.pools.items()}
-        self.submitter = Submitter(kv, self.mirror, transactions, specs, self.fullness, clock, metrics, pools)
+        self.submitter = Submitter(kv, self.mirror, transactions, specs, self.fullness, clock, metrics, pools, history)
         services = Services(
             mirror=self.mirror,
-            transactions=transactions,
             submitter=self.submitter,
             queries=Queries(self.mirror, clock),
+            lookup=Lookup(transactions, specs, history),
+            listing=Listing(self.mirror, history),
             feed=feed,
-            tails=Tails(self.mirror, feed, segments, self.relay, lambda: self.leader.hub, self._leading_address, clock),
-            specs=specs,
+            tails=Tails(
+                self.mirror, feed, segments, self.relay, lambda: self.leader.hub, self._leading_address, clock, history
+            ),
             results=results,
             status=Status(self.mirror, self.leader, self.elected, self.fullness, self.relay, clock, version()),
             metrics=metrics,
             on_demand=OnDemand(self.mirror, feed, transactions, clock),
-        )
-        # Results for those who consume them; the same on every replica.
-        self.consumers = Consumers(
-            kv, self.mirror, transactions, results, clock, metrics, settings.history.consumer_hold
         )
         self.server = RpcServer(settings.server, authenticator, clock=clock)
         servicer = SchedulerServicer(services, self.consumers, self.leader)

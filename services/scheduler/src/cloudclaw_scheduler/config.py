@@ -11,8 +11,15 @@ from cloudclaw.ids import check_name
 
 
 class HistorySettings(Group):
-    """How long ended tasks stay at hand."""
+    """How long ended tasks stay at hand, before they move to the object store."""
 
+    retention: float = Field(default=3600.0, ge=0.0, description="seconds that an ended task stays in etcd at least")
+    batch_window: float = Field(
+        default=600.0, ge=0.0, description="seconds beyond that, in which a tenant's tasks are gathered into one bundle"
+    )
+    request_retention: float = Field(
+        default=86_400.0, ge=60.0, description="seconds that the request id of an archived task still answers for it"
+    )
     consumer_hold: float = Field(
         default=7 * 86400.0,
         ge=0.0,

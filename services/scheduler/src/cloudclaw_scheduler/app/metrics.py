@@ -70,5 +70,7 @@ class Metrics:
             "cloudclaw_result_acks", "Receipts given back to this replica", ["outcome"], registry=registry
         )
         self.result_streams = Gauge("cloudclaw_result_streams", "Streams of results being served", registry=registry)
+        self.archived = Counter("cloudclaw_tasks_archived", "Ended tasks moved to the object store", registry=registry)
+        self.bundle_bytes = Counter("cloudclaw_archive_bytes", "Bytes of bundles of archived tasks", registry=registry)
         self.etcd_bytes = Gauge("cloudclaw_etcd_bytes", "Bytes of etcd's database", registry=registry)
         self.mirror_revision = Gauge("cloudclaw_mirror_revision", "Revision that the mirror shows", registry=registry)

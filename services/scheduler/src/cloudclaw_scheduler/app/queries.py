@@ -1,9 +1,7 @@
-"""What users read: lists, explanations, the cluster's status."""
+"""What users ask for, and why tasks wait."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -11,9 +9,7 @@ from typing import Final
 from cloudclaw.clock import Clock
 from cloudclaw.coordination.records import TaskRecord, TaskState
 from cloudclaw.coordination.transactions import Versioned
-from cloudclaw.errors import InvalidArgumentError
 from cloudclaw_scheduler.app.mirror import Mirror
-from cloudclaw_scheduler.app.state import TenantTasks
 
 DEFAULT_PAGE: Final = 100
 MAX_PAGE: Final = 1000
@@ -23,15 +19,32 @@ SCAN: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which tasks of a tenant; empty means all."""
+    """Which tasks of a tenant; empty means all. Creation times are in milliseconds: from `created_after` on, and before
+    `created_before`. `Listing` sees to the times, `takes` to the rest."""
 
     states: frozenset[TaskState] = frozenset()
     labels: Mapping[str, str] | None = None
     workspace: str = ""
+    created_after: int = 0
+    created_before: int | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Ended tasks, and so archived ones, may be among them."""
+        return not self.states or any(state.ended for state in self.states)
+
+    @property
+    def selective(self) -> bool:
+        """Only the record tells whether a task is one of them."""
+        return bool(self.labels or self.workspace)
+
+    def takes_state(self, state: TaskState) -> bool:
+        """Whether tasks in `state` may be among them."""
+        return not self.states or state in self.states
 
     def takes(self, record: TaskRecord) -> bool:
         """Whether the task is one of them."""
-        if self.states and record.state not in self.states:
+        if not self.takes_state(record.state):
             return False
         if self.workspace and record.plan.workspace != self.workspace:
             return False
@@ -62,22 +75,6 @@ class Queries:
     def __init__(self, mirror: Mirror, clock: Clock) -> None:
         self._mirror = mirror
         self._clock = clock
-
-    def page(self, tenant: str, wanted: Filter, page_size: int, page_token: str) -> Page:
-        """One page. `InvalidArgumentError` for a size or token that is none."""
-        if not 0 <= page_size <= MAX_PAGE:
-            raise InvalidArgumentError(f"must be 1 to {MAX_PAGE}; got {page_size}", field="page_size")
-        size = page_size or DEFAULT_PAGE
-        before = _parse_token(page_token)
-        tasks: list[Versioned[TaskRecord]] = []
-        last = 0
-        for looked, task in enumerate(self._mirror.state.tenants.get(tenant, TenantTasks()).newest(before)):
-            if len(tasks) == size or looked == SCAN:
-                return Page(tasks, _make_token(last), self._mirror.state.revision)
-            last = task.create_revision
-            if wanted.takes(task.record):
-                tasks.append(task)
-        return Page(tasks, "", self._mirror.state.revision)
 
     def waiting(self, record: TaskRecord) -> Waiting:
         """What a QUEUED task waits for, without its position."""
@@ -141,19 +138,3 @@ class Queries:
             return f"No node offers the runtime {plan.runtime} in the pool {plan.pool} at the moment."
         ahead = f"{position} of the tenant's tasks go first" if position else "it is the tenant's next"
         return f"Waits for one of {sum(offering)} slots of the pool {plan.pool}; {ahead}."
-
-
-def _make_token(create_revision: int) -> str:
-    return base64.urlsafe_b64encode(f"t1:{create_revision}".encode()).decode()
-
-
-def _parse_token(token: str) -> int:
-    if not token:
-        return 0
-    try:
-        version, _, revision = base64.b64decode(token.encode(), altchars=b"-_", validate=True).decode().partition(":")
-        if version == "t1" and revision.isascii() and revision.isdigit() and len(revision) < 20 and int(revision) > 0:
-            return int(revision)
-    except (binascii.Error, UnicodeError):
-        pass
-    raise InvalidArgumentError("is not a page token of ListTasks", field="page_token")

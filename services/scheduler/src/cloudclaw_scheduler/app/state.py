@@ -27,6 +27,7 @@ from cloudclaw.coordination.records import (
 )
 from cloudclaw.coordination.transactions import Token, Versioned
 from cloudclaw.errors import DataLossError
+from cloudclaw_scheduler.domain.bundles import Place, place_of
 
 _log = structlog.get_logger()
 
@@ -122,6 +123,7 @@ class Kind(enum.Enum):
     CLAIMED = "claimed"  # Attempt
     RELEASED = "released"  # Attempt
     NODE = "node"  # str, its id
+    REMOVED = "removed"  # TaskKey, a task that was archived, or deleted with its tenant
     WRITER_TAKEN = "writer taken"  # TaskKey
     WRITER_FREE = "writer free"  # TaskKey
     BURIED = "buried"  # str, a tenant that is being deleted
@@ -143,14 +145,14 @@ class TenantTasks:
 
     def __init__(self) -> None:
         self.records: dict[str, Versioned[TaskRecord]] = {}
-        self._order: list[tuple[int, str]] = []
+        self._order: list[tuple[Place, str]] = []
         self._ended: list[tuple[int, str]] = []
         self._ended_sorted = True
 
     def put(self, task: Versioned[TaskRecord]) -> None:
         name = task.record.task
         if name not in self.records:
-            item = (task.create_revision, name)
+            item = (place_of(task), name)
             if self._order and item < self._order[-1]:
                 bisect.insort(self._order, item)
             else:
@@ -166,7 +168,7 @@ class TenantTasks:
     def remove(self, task: str) -> None:
         found = self.records.pop(task, None)
         if found is not None:
-            index = bisect.bisect_left(self._order, (found.create_revision, task))
+            index = bisect.bisect_left(self._order, (place_of(found), task))
             del self._order[index]
             if found.record.state.ended:
                 ended = self._by_end()
@@ -185,8 +187,8 @@ class TenantTasks:
             self._ended_sorted = True
         return self._ended
 
-    def newest(self, before: int = 0) -> Iterator[Versioned[TaskRecord]]:
-        """Newest first; those created before the revision `before`, when it is given."""
+    def newest(self, before: Place | None = None) -> Iterator[Versioned[TaskRecord]]:
+        """Newest first; those whose place is before `before`, when it is given. Not to be held across an await."""
         index = bisect.bisect_left(self._order, (before, "")) if before else len(self._order)
         while index > 0:
             index -= 1
@@ -300,7 +302,7 @@ class State:
                 tasks.remove(task)
                 if not tasks.records:
                     del self.tenants[tenant]
-            return None
+            return Change(Kind.REMOVED, key)
         versioned = Versioned(decode(entry.value, TaskRecord), entry.create_revision, entry.mod_revision)
         tasks = self.tenants.get(tenant)
         if tasks is None:

@@ -22,6 +22,7 @@ from cloudclaw.errors import (
     UnavailableError,
 )
 from cloudclaw.ids import check_opaque_id, new_id
+from cloudclaw_scheduler.app.history import History
 from cloudclaw_scheduler.app.metrics import Metrics
 from cloudclaw_scheduler.app.mirror import Mirror
 from cloudclaw_scheduler.app.specs import Specs
@@ -81,6 +82,7 @@ class Submitter:
         clock: Clock,
         metrics: Metrics,
         pools: dict[str, frozenset[str]],
+        history: History,
     ) -> None:
         self._kv = kv
         self._mirror = mirror
@@ -90,6 +92,7 @@ class Submitter:
         self._clock = clock
         self._metrics = metrics
         self._pools = pools
+        self._history = history
         self._stopped = False
 
     async def stop(self) -> None:
@@ -119,9 +122,15 @@ class Submitter:
             tenant=tenant, task=task, plan=plan, now=self._clock.wall(), op_id=new_id("op"), request=request_id
         )
         placed = await self._specs.place(tenant, task, spec)
-        submission = await self._transactions.submit(
-            replace(record, spec_object=placed), b"" if placed else spec, request_id=request_id, digest=digest
-        )
+        try:
+            submission = await self._transactions.submit(
+                replace(record, spec_object=placed), b"" if placed else spec, request_id=request_id, digest=digest
+            )
+        except NotFoundError:
+            # Another call with this request id was quicker, and its task is archived by now.
+            if request_id and (earlier := await self._earlier(tenant, request_id, digest)):
+                return earlier
+            raise
         self._mirror.wrote(submission.task.mod_revision)
         if submission.created:
             self._metrics.submitted.labels(tenant).inc()
@@ -140,6 +149,8 @@ class Submitter:
                 metadata={"task": request.task},
             )
         task = await self._transactions.get_task(tenant, request.task)
+        if task is None and (archived := await self._history.find(tenant, request.task)):
+            task = archived.task
         if task is None:
             raise NotFoundError(f"the task of request {request_id!r} is gone", metadata={"task": request.task})
         return Submission(task, False)
@@ -148,6 +159,8 @@ class Submitter:
         """Cancel a queued task at once, ask a running one to end; one that has ended is answered as it is."""
         for _ in range(_TRIES):
             found = await self._transactions.get_task(tenant, task)
+            if found is None and (archived := await self._history.find(tenant, task)):
+                return archived.task
             if found is None:
                 raise task_not_found(task)
             record = found.record

@@ -23,6 +23,7 @@ from cloudclaw.v1.scheduler_pb2 import TailLogsRequest, TailLogsResponse
 from cloudclaw.v1.task_pb2 import LogChunk
 from cloudclaw_scheduler.app.attempt_log import Phase
 from cloudclaw_scheduler.app.feed import Feed
+from cloudclaw_scheduler.app.history import History
 from cloudclaw_scheduler.app.logs import LogHub
 from cloudclaw_scheduler.app.mirror import Mirror
 from cloudclaw_scheduler.app.segments import Segments
@@ -66,6 +67,7 @@ class Tails:
         hub: Callable[[], LogHub | None],
         leader: Callable[[], str],
         clock: Clock,
+        history: History,
     ) -> None:
         """`hub` answers the leader's log hub while this replica leads, `leader` the leader's address or ""."""
         self._mirror = mirror
@@ -75,23 +77,23 @@ class Tails:
         self._hub = hub
         self._leader = leader
         self._clock = clock
+        self._history = history
 
     async def tail(self, tenant: str, request: TailLogsRequest, authorization: str, *, relayed: bool) -> Stream:
         """The log of `request.task_id` from its cursor on. Raises as `TailLogs` documents."""
         if relayed and self._hub() is None:
             raise not_leader(self._leader())
         await self._mirror.caught_up()
-        task = self._mirror.state.task(tenant, request.task_id)
-        if task is None:
+        if self._mirror.state.task(tenant, request.task_id) is None:
             await self._mirror.sync(keys.task(tenant, request.task_id))
-            task = self._mirror.state.task(tenant, request.task_id)
-        if task is None:
-            raise task_not_found(request.task_id)
+        archived: TaskRecord | None = None
         cursor = _Cursor(request.attempt, request.offset, asked=request.offset)
         with self._feed.signal(tenant, request.task_id) as changed:
             while True:
                 changed.clear()
-                record = self._record(tenant, request.task_id)
+                record = self._record(tenant, request.task_id) or archived
+                if record is None:
+                    record = archived = await self._archived(tenant, request.task_id)
                 attempt = _attempt_at(record, cursor, request)
                 if attempt is None:
                     if record.state.ended or not request.follow:
@@ -115,11 +117,22 @@ class Tails:
                     return
                 cursor = _Cursor(attempt.number + 1, 0)
 
-    def _record(self, tenant: str, task: str) -> TaskRecord:
+    def _record(self, tenant: str, task: str) -> TaskRecord | None:
+        """The task in the mirror, None when it is archived by now."""
         found = self._mirror.state.task(tenant, task)
+        return found.record if found else None
+
+    def _runs(self, tenant: str, task: str, uid: str) -> bool:
+        """The attempt is still the task's current one, as far as the mirror shows."""
+        record = self._record(tenant, task)
+        return record is not None and record.uid == uid
+
+    async def _archived(self, tenant: str, task: str) -> TaskRecord:
+        """A task that has left the mirror. `NotFoundError`."""
+        found = await self._history.find(tenant, task)
         if found is None:
             raise task_not_found(task)
-        return found.record
+        return found.task.record
 
     async def _ended(self, tenant: str, attempt: AttemptEnd, cursor: _Cursor) -> Stream:
         if cursor.asked > attempt.log_end:
@@ -187,7 +200,7 @@ class Tails:
 
     async def _until_moved_on(self, tenant: str, task: str, uid: str, changed: asyncio.Event) -> None:
         """The leader said that the attempt has ended: wait until this replica's mirror shows it too."""
-        while self._record(tenant, task).uid == uid:
+        while self._runs(tenant, task, uid):
             await changed.wait()
             changed.clear()
 
@@ -198,7 +211,7 @@ class Tails:
         with hub.listen(uid, changed):
             while True:
                 changed.clear()
-                if self._record(*key).uid != uid or hub.closed:
+                if not self._runs(*key, uid) or hub.closed:
                     return
                 log = hub.get(uid)
                 ready = log if log is not None and log.phase is not Phase.LOADING else None

@@ -13,6 +13,7 @@ from cloudclaw.coordination.port import KeyValue
 from cloudclaw.coordination.transactions import Transactions
 from cloudclaw.errors import CloudClawError
 from cloudclaw.v1 import scheduler_pb2 as pb
+from cloudclaw_scheduler.app.archiver import Archiver
 from cloudclaw_scheduler.app.assign import Assigner
 from cloudclaw_scheduler.app.checkpoints import Checkpoints
 from cloudclaw_scheduler.app.dispatch import Dispatcher
@@ -50,6 +51,7 @@ class Tools:
     metrics: Metrics
     grace: float
     heartbeat: float
+    archiver: Archiver
     log_limit: int = 0
 
 
@@ -100,6 +102,7 @@ class Term:
                 group.create_task(self._timers.run())
                 group.create_task(self.recovery.run())
                 group.create_task(self.silence.run())
+                group.create_task(self._tools.archiver.run())
         finally:
             for part in parts:
                 self._tools.mirror.unsubscribe(part)

@@ -6,13 +6,15 @@ from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from cloudclaw.coordination.records import TaskRecord, TaskState, Transition
 from cloudclaw.coordination.transactions import Versioned
 from cloudclaw.errors import InvalidArgumentError
 from cloudclaw.refs import ref_of
+from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1 import task_pb2
-from cloudclaw_scheduler.app.queries import Waiting
+from cloudclaw_scheduler.app.queries import Filter, Waiting
 from cloudclaw_scheduler.app.results import attempt_message, timestamp
 from cloudclaw_scheduler.domain.spec import Draft
 
@@ -59,6 +61,17 @@ def states_of(numbers: list[int]) -> frozenset[TaskState]:
             raise InvalidArgumentError("no such task state", field=f"states[{index}]")
         found.append(_STATES[number])
     return frozenset(found)
+
+
+def filter_of(request: pb.ListTasksRequest) -> Filter:
+    """Which tasks a list is of. `InvalidArgumentError` for a state or time that is none."""
+    return Filter(
+        states=states_of(list(request.states)),
+        labels=dict(request.labels),
+        workspace=request.workspace,
+        created_after=max(0, _milliseconds(request, "create_after") or 0),
+        created_before=_milliseconds(request, "create_before"),
+    )
 
 
 def task_message(
@@ -117,3 +130,13 @@ def seconds(message: Message, name: str, field: str) -> float | None:
     if not -999_999_999 <= duration.nanos <= 999_999_999 or duration.seconds * duration.nanos < 0:
         raise InvalidArgumentError("is not a well-formed duration: nanos out of range or of another sign", field=field)
     return duration.seconds + duration.nanos / 1_000_000_000
+
+
+def _milliseconds(message: Message, name: str) -> int | None:
+    """A time since the epoch, rounded up: creation times are whole milliseconds. None when it is not set."""
+    if not message.HasField(name):
+        return None
+    time: Timestamp = getattr(message, name)
+    if not 0 <= time.nanos <= 999_999_999 or not -62_135_596_800 <= time.seconds <= 253_402_300_799:
+        raise InvalidArgumentError("is not a well-formed time: out of range", field=name)
+    return time.seconds * 1000 - -time.nanos // 1_000_000

@@ -12,25 +12,26 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 
 from cloudclaw.coordination.records import TaskRecord, TaskState
-from cloudclaw.coordination.transactions import Transactions, Versioned
+from cloudclaw.coordination.transactions import Versioned
 from cloudclaw.errors import UnimplementedError
 from cloudclaw.refs import ref_of
 from cloudclaw.rpc.auth import caller
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1 import task_pb2
 from cloudclaw_scheduler.app.feed import Feed
+from cloudclaw_scheduler.app.listing import Listing
+from cloudclaw_scheduler.app.lookup import Found, Lookup
 from cloudclaw_scheduler.app.metrics import Metrics
 from cloudclaw_scheduler.app.mirror import Mirror
 from cloudclaw_scheduler.app.on_demand import OnDemand
-from cloudclaw_scheduler.app.queries import Filter, Queries, Waiting
+from cloudclaw_scheduler.app.queries import Queries, Waiting
 from cloudclaw_scheduler.app.results import Results
-from cloudclaw_scheduler.app.specs import Specs
 from cloudclaw_scheduler.app.status import Status
 from cloudclaw_scheduler.app.submit import Submitter, task_not_found
 from cloudclaw_scheduler.app.tail import Tails
 from cloudclaw_scheduler.domain import spec as rules
 from cloudclaw_scheduler.ports.relay import RELAYED
-from cloudclaw_scheduler.server.convert import draft_of, states_of, task_message
+from cloudclaw_scheduler.server.convert import draft_of, filter_of, task_message
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -42,12 +43,12 @@ class Services:
     """The use cases behind the users' calls."""
 
     mirror: Mirror
-    transactions: Transactions
     submitter: Submitter
     queries: Queries
+    lookup: Lookup
+    listing: Listing
     feed: Feed
     tails: Tails
-    specs: Specs
     results: Results
     status: Status
     metrics: Metrics
@@ -59,12 +60,12 @@ class TaskCalls:
 
     def __init__(self, services: Services) -> None:
         self._mirror = services.mirror
-        self._transactions = services.transactions
         self._submitter = services.submitter
         self._queries = services.queries
         self._feed = services.feed
         self._tails = services.tails
-        self._specs = services.specs
+        self._lookup = services.lookup
+        self._listing = services.listing
         self._results = services.results
         self._status = services.status
         self._metrics = services.metrics
@@ -78,13 +79,13 @@ class TaskCalls:
         return pb.SubmitTaskResponse(task=self._message(done.task, request.spec), created=done.created)
 
     async def GetTask(self, request: pb.GetTaskRequest, context: Context) -> pb.GetTaskResponse:
-        task = await self._task(request.task_id)
-        return pb.GetTaskResponse(task=self._message(task, await self._specs.read(task.record)))
+        found = await self._lookup.task(caller().tenant, _task_id(request.task_id))
+        return pb.GetTaskResponse(task=self._message(found.task, await self._lookup.spec(found)))
 
     async def ListTasks(self, request: pb.ListTasksRequest, context: Context) -> pb.ListTasksResponse:
-        wanted = Filter(states_of(list(request.states)), dict(request.labels), request.workspace)
+        wanted = filter_of(request)
         await self._mirror.caught_up()
-        page = self._queries.page(caller().tenant, wanted, request.page_size, request.page_token)
+        page = await self._listing.page(caller().tenant, wanted, request.page_size, request.page_token)
         return pb.ListTasksResponse(
             tasks=[self._message(task) for task in page.tasks],
             next_page_token=page.next_token,
@@ -99,7 +100,7 @@ class TaskCalls:
 
     async def CancelTask(self, request: pb.CancelTaskRequest, context: Context) -> pb.CancelTaskResponse:
         task = await self._submitter.cancel(caller().tenant, _task_id(request.task_id))
-        return pb.CancelTaskResponse(task=self._message(task, await self._specs.read(task.record)))
+        return pb.CancelTaskResponse(task=self._message(task, await self._lookup.spec(Found(task))))
 
     async def WatchTasks(self, request: pb.WatchTasksRequest, context: Context) -> AsyncIterator[pb.WatchTasksResponse]:
         tenant = caller().tenant
@@ -137,21 +138,22 @@ class TaskCalls:
         raise UnimplementedError("input to running tasks is not served yet; give it as the prompt")
 
     async def ExplainTask(self, request: pb.ExplainTaskRequest, context: Context) -> pb.ExplainTaskResponse:
-        task = await self._task(request.task_id)
+        found = await self._lookup.task(caller().tenant, _task_id(request.task_id))
+        task = found.task
         await self._mirror.reach(task.mod_revision)
         waiting = self._queries.waiting(task.record)
         position = self._queries.position(task.record)
         progress = self._status.progress(task.record)
         return pb.ExplainTaskResponse(
-            task=self._message(task, await self._specs.read(task.record)),
+            task=self._message(task, await self._lookup.spec(found)),
             position=position,
             writer=waiting.writer,
             reasons=[*self._queries.reasons(task.record, waiting, position), *progress],
         )
 
     async def GetResult(self, request: pb.GetResultRequest, context: Context) -> pb.GetResultResponse:
-        task = await self._task(request.task_id)
-        return pb.GetResultResponse(result=await self._results.read(task.record))
+        found = await self._lookup.task(caller().tenant, _task_id(request.task_id))
+        return pb.GetResultResponse(result=await self._results.read(found.task.record))
 
     async def GetClusterStatus(
         self, request: pb.GetClusterStatusRequest, context: Context
@@ -162,13 +164,6 @@ class TaskCalls:
             authorization=str(metadata.get("authorization", "")),
             relayed=RELAYED in metadata,
         )
-
-    async def _task(self, task_id: str) -> Versioned[TaskRecord]:
-        """The caller's task as it is now (linearizable). `NotFoundError`."""
-        task = await self._transactions.get_task(caller().tenant, _task_id(task_id))
-        if task is None:
-            raise task_not_found(task_id)
-        return task
 
     def _message(self, task: Versioned[TaskRecord], spec: task_pb2.TaskSpec | None = None) -> task_pb2.Task:
         record = task.record
