@@ -94,6 +94,9 @@ class Consumers:
             streams.discard(stream)
             if not streams and self._streams.get(tenant) is streams:
                 del self._streams[tenant]
+            # What this one was about to deliver, another may.
+            for other in self._of((tenant, wish.consumer)):
+                other.signal.set()
 
     async def ack(self, tenant: str, consumer: str, receipts: Sequence[Receipt]) -> list[Receipt]:
         """Acknowledge; answers the receipts that came too late, and those that are not this consumer's.

@@ -98,17 +98,19 @@ class ResultStream:
                 # Cleared before anything is read: what changes from here on is looked at in the next round.
                 self.signal.clear()
                 await self._forget()
-                taken = await self._take()
-                unsent.extend(taken or ())
+                due = self._due()
+                if not due and self._wish.drain:
+                    return
+                room = self._wish.outstanding - len(self._mine)
+                if not due or room <= 0:
+                    await self.signal.wait()
+                    continue
+                unsent.extend(await self._take(due[:room]))
                 while unsent:
                     delivered = unsent.popleft()
                     again = delivered.receipt.revision in self._shared.lapsed
                     metric.labels("again" if again else "first").inc()
                     yield delivered
-                if taken is None and not self.signal.is_set():
-                    if self._wish.drain and self._room():
-                        return
-                    await self.signal.wait()
         finally:
             await self._give_back([delivered.receipt for delivered in unsent])
             await self._forget()
@@ -118,9 +120,6 @@ class ResultStream:
         if found is None or found.create_revision != self.place.created:
             raise NotFoundError(f"consumer {self.place.consumer!r} was deleted")
         return found.record
-
-    def _room(self) -> int:
-        return self._wish.outstanding - len(self._mine)
 
     async def _forget(self) -> None:
         """Deliveries that were acknowledged, or lapsed, are not out any more; a lease without any ends."""
@@ -132,24 +131,21 @@ class ResultStream:
         for lease in self._leases - {lease for _, lease in self._mine.values()}:
             await self._revoke(lease)
 
-    async def _take(self) -> list[Delivered] | None:
-        """The next few, as far as there is room; None when nothing may be delivered now."""
+    def _due(self) -> list[Ended]:
+        """The next few that nobody has out."""
         record, state, tenant = self._record(), self._means.mirror.state, self.place.tenant
-        most = min(self._room(), BATCH)
-        if most <= 0:
-            return None
-        taking = self._shared.taking
-        out = state.deliveries.get((tenant, self.place.consumer), {}).keys() | taking
+        out = state.deliveries.get((tenant, self.place.consumer), {}).keys() | self._shared.taking
         ended = state.ended_after(tenant, record.cursor)
-        picked = list(itertools.islice(deliverable(record, ended, out), most))
-        if not picked:
-            return None
+        return list(itertools.islice(deliverable(record, ended, out), BATCH))
+
+    async def _take(self, picked: Sequence[Ended]) -> list[Delivered]:
+        """Deliver those of `picked` that no other replica has taken in this moment."""
         names = {task for _, task in picked}
-        taking |= names
+        self._shared.taking.update(names)
         try:
             return await self._deliver(picked)
         finally:
-            taking -= names
+            self._shared.taking.difference_update(names)
 
     async def _deliver(self, picked: Sequence[Ended]) -> list[Delivered]:
         means, wish = self._means, self._wish
