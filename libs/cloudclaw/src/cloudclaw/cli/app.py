@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cloudclaw.cli import logs, pool, status, submit, tasks, token, workspaces
+from cloudclaw.cli import logs, pool, results, status, submit, tasks, tenant, token, workspaces
 from cloudclaw.cli.command import Given, OutputFormat
 from cloudclaw.cli.dev import command as dev
 
@@ -35,9 +35,11 @@ def _root(
 
 submit.register(app)
 tasks.register(app)
+results.register(app)
 logs.register(app)
 status.register(app)
 workspaces.register(app)
 pool.register(app)
+tenant.register(app)
 token.register(app)
 dev.register(app)

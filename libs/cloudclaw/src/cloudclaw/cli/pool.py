@@ -76,11 +76,20 @@ async def resize(
         session.output.line(f"{found.capacity.pool} on {found.node}: {found.capacity.slots} slots")
 
 
-async def drain(session: Session, node: Annotated[str, typer.Argument(help="Node.")] = "", named: _NODE = "") -> None:
-    """Let a node take no new work; what runs there finishes."""
-    running = await (await _manager(session, node or named)).drain()
+async def drain(
+    session: Session,
+    node: Annotated[str, typer.Argument(help="Node.")] = "",
+    named: _NODE = "",
+    hand_over: Annotated[
+        bool, typer.Option("--hand-over", help="Let what runs there go on elsewhere, from a checkpoint.")
+    ] = False,
+) -> None:
+    """Let a node take no new work; what runs there finishes, or is handed over."""
+    running = await (await _manager(session, node or named)).drain(hand_over=hand_over)
     if session.output.json:
         session.output.fields({"running": running})
+    elif hand_over:
+        session.output.line(f"draining; {running} attempts are handed over")
     else:
         session.output.line(f"draining; {running} attempts still run there")
 

@@ -36,10 +36,12 @@ async def submit(
     timeout: Annotated[str, typer.Option(help="Longest run of one attempt, such as 10m.")] = "",
     queue_timeout: Annotated[str, typer.Option(help="Longest wait in the queue.")] = "",
     silence_timeout: Annotated[str, typer.Option(help="Longest time without output.")] = "",
-    checkpoint_every: Annotated[str, typer.Option(help="Checkpoint interval, such as 30s. Not served yet.")] = "",
+    checkpoint_every: Annotated[
+        str, typer.Option(help="Take a checkpoint this often while it runs, such as 30s.")
+    ] = "",
     env: Annotated[list[str] | None, typer.Option(help="Environment, K=V; repeatable.")] = None,
     artifact: Annotated[
-        list[str] | None, typer.Option(help="Glob of files to keep; repeatable. Not served yet.")
+        list[str] | None, typer.Option(help="Glob of files to keep with the result; repeatable.")
     ] = None,
     label: Annotated[list[str] | None, typer.Option(help="Label, K=V; repeatable.")] = None,
     memory: Annotated[int, typer.Option(help="Memory limit, MiB; 0: the pool's.", min=0)] = 0,

@@ -1,9 +1,10 @@
-"""`claw get`, `ls`, `cancel`, `result`, `explain` and `watch`."""
+"""`claw get`, `ls`, `cancel`, `checkpoint`, `result`, `explain` and `watch`."""
 
 from __future__ import annotations
 
 import time
 from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
@@ -24,6 +25,7 @@ def register(app: typer.Typer) -> None:
         ("get", get),
         ("ls", ls),
         ("cancel", cancel),
+        ("checkpoint", checkpoint),
         ("result", result),
         ("explain", explain),
         ("watch", watch),
@@ -45,6 +47,10 @@ async def ls(
     state: Annotated[list[str] | None, typer.Option(help="Only this state; repeatable.")] = None,
     label: Annotated[list[str] | None, typer.Option(help="Only with this label, K=V; repeatable.")] = None,
     workspace: Annotated[str, typer.Option(help="Only of this workspace.")] = "",
+    since: Annotated[
+        str, typer.Option(help="Only created since: how long ago (2h), or a time (2026-01-31T12:00+01:00).")
+    ] = "",
+    until: Annotated[str, typer.Option(help="Only created before: as --since.")] = "",
     limit: Annotated[
         int | None, typer.Option(help="At most so many; 0: all. Default: 100, with JSON all.", min=0)
     ] = None,
@@ -60,6 +66,8 @@ async def ls(
         states=[_state(name) for name in state or []],
         labels=pairs(label, "--label"),
         workspace=workspace,
+        create_after=_moment(since, "--since"),
+        create_before=_moment(until, "--until"),
         page_size=min(limit, 1000) if limit else 1000,
     )
     async with aclosing(tasks):
@@ -83,6 +91,19 @@ async def cancel(session: Session, task: Annotated[str, typer.Argument(help="Tas
         session.output.message(found)
     else:
         session.output.line(f"{found.task_id} {'canceling' if found.cancel_requested else state_of(found)}")
+
+
+async def checkpoint(session: Session, task: Annotated[str, typer.Argument(help="Task.")]) -> None:
+    """Take a checkpoint of a running task now; its next attempt would go on from it."""
+    from cloudclaw.cli.text import size, span
+
+    found = await session.client().checkpoint(task)
+    if session.output.json:
+        session.output.message(found)
+        return
+    kept = found.checkpoint
+    frozen = span(found.frozen.ToMicroseconds() / 1e6)
+    session.output.line(f"{kept.snapshot_id}: {kept.files} files, {size(kept.bytes)}; stood still for {frozen}")
 
 
 async def result(session: Session, task: Annotated[str, typer.Argument(help="Task.")]) -> None:
@@ -120,6 +141,8 @@ async def result(session: Session, task: Annotated[str, typer.Argument(help="Tas
         session.output.line("  … and more")
     for artifact in found.artifacts:
         session.output.line(f"  artifact {_clean(artifact.path)}  {size(artifact.size)}")
+    if found.artifacts_truncated:
+        session.output.line("  … and more artifacts, which were not kept")
 
 
 async def explain(session: Session, task: Annotated[str, typer.Argument(help="Task.")]) -> None:
@@ -202,7 +225,8 @@ def _show(session: Session, task: task_pb2.Task) -> None:
             "pool": task.pool,
             "workspace": task.workspace.name,
             "labels": " ".join(f"{key}={value}" for key, value in sorted(task.labels.items())),
-            "created": f"{age(task.create_time, now)} ago",
+            "created": f"{age(task.create_time, now)} ago" + (", archived" if task.archived else ""),
+            "checkpoint": _checkpoint(task, now),
         }
     )
     if task.attempts:
@@ -212,7 +236,8 @@ def _show(session: Session, task: task_pb2.Task) -> None:
             [
                 (
                     attempt.number,
-                    word(task_pb2.AttemptState.Name(attempt.state), "ATTEMPT_STATE_"),
+                    word(task_pb2.AttemptState.Name(attempt.state), "ATTEMPT_STATE_")
+                    + (" (resumed)" if attempt.resumed else ""),
                     attempt.node,
                     word(task_pb2.EndReason.Name(attempt.reason), "END_REASON_") if attempt.reason else "-",
                     attempt.exit_code if attempt.HasField("exit_code") else "-",
@@ -260,6 +285,34 @@ def _state(name: str) -> task_pb2.TaskState:
     if full not in task_pb2.TaskState.keys() or full == "TASK_STATE_UNSPECIFIED":  # noqa: SIM118 - no mapping
         raise InvalidArgumentError("write queued, running, succeeded, failed or canceled", field="--state")
     return cast("task_pb2.TaskState", task_pb2.TaskState.Value(full))
+
+
+def _checkpoint(task: task_pb2.Task, now: float) -> str:
+    from cloudclaw.cli.text import age, size
+
+    kept = task.checkpoint
+    if not kept.snapshot_id:
+        return ""
+    return f"{kept.snapshot_id}, {age(task.checkpoint_time, now)} ago: {kept.files} files, {size(kept.bytes)}"
+
+
+def _moment(text: str, option: str) -> datetime | None:
+    """A time: so long ago, or as written; without a zone it is the local one's."""
+    from cloudclaw.cli.text import seconds
+    from cloudclaw.errors import InvalidArgumentError
+
+    if not text:
+        return None
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        pass
+    try:
+        return datetime.now(UTC) - timedelta(seconds=seconds(text, option))
+    except (InvalidArgumentError, OverflowError) as error:
+        raise InvalidArgumentError(
+            f"not a time: {text!r}; write 2h for two hours ago, or 2026-01-31T12:00", field=option
+        ) from error
 
 
 def _between(start: object, end: object) -> str:

@@ -15,7 +15,8 @@ with Client("127.0.0.1:7401", token) as claw:
 
 from cloudclaw.client.client import AsyncClient
 from cloudclaw.client.pool import Pool
+from cloudclaw.client.results import Consumers
 from cloudclaw.client.sync import Client
 from cloudclaw.client.workspaces import Workspaces
 
-__all__ = ["AsyncClient", "Client", "Pool", "Workspaces"]
+__all__ = ["AsyncClient", "Client", "Consumers", "Pool", "Workspaces"]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Final, Self
 
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from cloudclaw.client.pool import Pool
+from cloudclaw.client.results import Consumers
 from cloudclaw.client.retry import Patience
 from cloudclaw.client.streams import ENDED, Tail, Watch
 from cloudclaw.client.workspaces import Workspaces
@@ -21,6 +24,8 @@ from cloudclaw.v1 import scheduler_pb2, scheduler_pb2_grpc, task_pb2
 
 DEFAULT_PATIENCE: Final = 30.0
 CALL_TIMEOUT: Final = 30.0
+CHECKPOINT_TIMEOUT: Final = 600.0
+"""Seconds that a checkpoint may take: its files are stored before it is answered."""
 _WORKSPACE_PORT_OFFSET: Final = 2
 
 
@@ -32,6 +37,7 @@ class AsyncClient:
 
     Attributes:
         workspaces: the tenant's file trees.
+        consumers: who consumes the tenant's results, and where they stand.
     """
 
     def __init__(
@@ -57,6 +63,7 @@ class AsyncClient:
         self._patience = Patience(patience)
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._scheduler = scheduler_pb2_grpc.SchedulerServiceStub(self._channel(endpoint))
+        self.consumers = Consumers(self._scheduler, self._patience)
         self.workspaces = Workspaces(
             self._channel(workspace_endpoint or neighbour(endpoint, _WORKSPACE_PORT_OFFSET)), self._patience
         )
@@ -126,10 +133,28 @@ class AsyncClient:
         states: Iterable[task_pb2.TaskState] = (),
         labels: Mapping[str, str] | None = None,
         workspace: str = "",
+        create_after: datetime | None = None,
+        create_before: datetime | None = None,
         page_size: int = 0,
     ) -> AsyncGenerator[task_pb2.Task, None]:
-        """The tenant's tasks, newest first, page after page; those that match all of the filters."""
-        request = scheduler_pb2.ListTasksRequest(states=states, labels=labels, workspace=workspace, page_size=page_size)
+        """The tenant's tasks, newest first, page after page; those that match all of the filters.
+
+        Args:
+            states: only in one of these states.
+            labels: only with all of these labels.
+            workspace: only of this workspace.
+            create_after: only created at or after this time, which knows its time zone.
+            create_before: only created before this time.
+            page_size: tasks asked for at once.
+        """
+        request = scheduler_pb2.ListTasksRequest(
+            states=states,
+            labels=labels,
+            workspace=workspace,
+            page_size=page_size,
+            create_after=_timestamp(create_after),
+            create_before=_timestamp(create_before),
+        )
         while True:
             page = await self.list_page(request)
             for task in page.tasks:
@@ -195,6 +220,49 @@ class AsyncClient:
         request = scheduler_pb2.GetResultRequest(task_id=task_id)
         return (await self._patience.call(lambda: self._scheduler.GetResult(request, timeout=CALL_TIMEOUT))).result
 
+    def results(
+        self,
+        consumer: str,
+        *,
+        visibility: timedelta | None = None,
+        from_oldest: bool = False,
+        max_outstanding: int = 0,
+        drain: bool = False,
+    ) -> AsyncGenerator[scheduler_pb2.StreamResultsResponse, None]:
+        """Results as tasks end, oldest first, each at least once; survives breaks. `ack` what has been dealt with.
+
+        Args:
+            consumer: its name; the first call makes it.
+            visibility: how long a delivery waits for its `ack` before it is delivered again; default a minute.
+            from_oldest: for a new consumer: begin with the oldest result at hand, not with the next to come.
+            max_outstanding: deliveries that may wait for their `ack` at once; 0: the service's default, 100.
+            drain: end when nothing is left to deliver.
+
+        Raises:
+            InvalidArgumentError: a field is wrong; `field` names it.
+            NotFoundError: the consumer was deleted meanwhile.
+            QuotaExceededError: the tenant has too many consumers.
+        """
+        request = scheduler_pb2.StreamResultsRequest(
+            consumer=consumer, from_oldest=from_oldest, max_outstanding=max_outstanding, drain=drain
+        )
+        if visibility is not None:
+            request.visibility_timeout.FromTimedelta(visibility)
+        return self.consumers.stream(request)
+
+    async def ack(self, consumer: str, *receipts: str) -> Sequence[str]:
+        """As `Consumers.ack`, for the receipts of what `results` gave."""
+        return await self.consumers.ack(consumer, receipts)
+
+    async def checkpoint(self, task_id: str) -> scheduler_pb2.CheckpointTaskResponse:
+        """Take a checkpoint of a running task now; it is recorded when this answers.
+
+        Raises `NotFoundError`; `PreconditionError`, reason TASK_NOT_RUNNING, or CHECKPOINT_REFUSED with the path that
+        cannot be kept; `AbortedError` when the attempt ended first.
+        """
+        request = scheduler_pb2.CheckpointTaskRequest(task_id=task_id)
+        return await self._patience.call(lambda: self._scheduler.CheckpointTask(request, timeout=CHECKPOINT_TIMEOUT))
+
     async def status(self) -> scheduler_pb2.GetClusterStatusResponse:
         """Leader, pools and queue lengths; for operators also the nodes."""
         request = scheduler_pb2.GetClusterStatusRequest()
@@ -218,6 +286,16 @@ class AsyncClient:
         if endpoint not in self._channels:
             self._channels[endpoint] = open_channel(endpoint, self._tls, self._token)
         return self._channels[endpoint]
+
+
+def _timestamp(moment: datetime | None) -> Timestamp | None:
+    if moment is None:
+        return None
+    if moment.tzinfo is None:
+        raise ValueError(f"a time without a time zone: {moment}")
+    stamp = Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp
 
 
 def neighbour(endpoint: str, offset: int) -> str:

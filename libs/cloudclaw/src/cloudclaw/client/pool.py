@@ -42,9 +42,12 @@ class Pool:
         request = pb.ResizePoolRequest(pool=pool, slots=slots)
         return (await self._patience.call(lambda: self._stub.ResizePool(request, timeout=CALL_TIMEOUT))).pool
 
-    async def drain(self) -> int:
-        """Take no new work; answers how many attempts still run."""
-        request = pb.DrainNodeRequest()
+    async def drain(self, *, hand_over: bool = False) -> int:
+        """Take no new work; answers how many attempts still run.
+
+        With `hand_over` a checkpoint of each running attempt is taken, and its task goes on from it elsewhere.
+        """
+        request = pb.DrainNodeRequest(hand_over=hand_over)
         return (await self._patience.call(lambda: self._stub.DrainNode(request, timeout=CALL_TIMEOUT))).running
 
     async def undrain(self) -> None:

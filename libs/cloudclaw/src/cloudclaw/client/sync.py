@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 
 from cloudclaw.client.client import DEFAULT_PATIENCE, AsyncClient
@@ -98,9 +99,18 @@ class Client:
         states: Iterable[task_pb2.TaskState] = (),
         labels: Mapping[str, str] | None = None,
         workspace: str = "",
+        create_after: datetime | None = None,
+        create_before: datetime | None = None,
     ) -> Iterator[task_pb2.Task]:
         """The tenant's tasks, newest first."""
-        return self._loop.iterate(self._client.list(states=states, labels=labels, workspace=workspace))
+        tasks = self._client.list(
+            states=states,
+            labels=labels,
+            workspace=workspace,
+            create_after=create_after,
+            create_before=create_before,
+        )
+        return self._loop.iterate(tasks)
 
     def cancel(self, task_id: str) -> task_pb2.Task:
         """Ask for a task's end."""
@@ -128,6 +138,41 @@ class Client:
         """How a task ended."""
         return self._loop.run(self._client.result(task_id))
 
+    def results(
+        self,
+        consumer: str,
+        *,
+        visibility: timedelta | None = None,
+        from_oldest: bool = False,
+        max_outstanding: int = 0,
+        drain: bool = False,
+    ) -> Iterator[scheduler_pb2.StreamResultsResponse]:
+        """Results as tasks end, each at least once; `ack` what has been dealt with."""
+        results = self._client.results(
+            consumer,
+            visibility=visibility,
+            from_oldest=from_oldest,
+            max_outstanding=max_outstanding,
+            drain=drain,
+        )
+        return self._loop.iterate(results)
+
+    def ack(self, consumer: str, *receipts: str) -> Sequence[str]:
+        """Acknowledge deliveries; answers the receipts that came too late."""
+        return self._loop.run(self._client.ack(consumer, *receipts))
+
+    def consumers(self) -> Sequence[scheduler_pb2.Consumer]:
+        """Who consumes the tenant's results."""
+        return self._loop.run(self._client.consumers.list())
+
+    def delete_consumer(self, consumer: str) -> None:
+        """Forget a consumer and where it stands."""
+        self._loop.run(self._client.consumers.delete(consumer))
+
+    def checkpoint(self, task_id: str) -> scheduler_pb2.CheckpointTaskResponse:
+        """Take a checkpoint of a running task now."""
+        return self._loop.run(self._client.checkpoint(task_id))
+
     def status(self) -> scheduler_pb2.GetClusterStatusResponse:
         """Leader, pools, queue lengths."""
         return self._loop.run(self._client.status())
@@ -136,9 +181,9 @@ class Client:
         """The slots of one node, for operators."""
         return self._loop.iterate(self._client.pool(node_endpoint).slots(pool))
 
-    def drain(self, node_endpoint: str) -> int:
+    def drain(self, node_endpoint: str, *, hand_over: bool = False) -> int:
         """Let a node take no new work; answers how many attempts still run."""
-        return self._loop.run(self._client.pool(node_endpoint).drain())
+        return self._loop.run(self._client.pool(node_endpoint).drain(hand_over=hand_over))
 
     def undrain(self, node_endpoint: str) -> None:
         """Let a node take work again."""
@@ -163,9 +208,13 @@ class SyncWorkspaces:
         self._loop = loop
         self._workspaces = client.workspaces
 
-    def create(self, name: str) -> workspace_pb2.Workspace:
+    def create(self, name: str, *, keep_last: int = 0, keep_daily: int = 0) -> workspace_pb2.Workspace:
         """Create an empty workspace."""
-        return self._loop.run(self._workspaces.create(name))
+        return self._loop.run(self._workspaces.create(name, keep_last=keep_last, keep_daily=keep_daily))
+
+    def update(self, name: str, *, keep_last: int = 0, keep_daily: int = 0) -> workspace_pb2.Workspace:
+        """Say how many old versions are kept; 0 for the service's default."""
+        return self._loop.run(self._workspaces.update(name, keep_last=keep_last, keep_daily=keep_daily))
 
     def get(self, name: str) -> workspace_pb2.Workspace:
         """One workspace."""
@@ -229,3 +278,15 @@ class SyncWorkspaces:
     def download_archive(self, workspace: str, *, snapshot_id: str = "") -> Iterator[bytes]:
         """The whole tree as a tar stream, in pieces."""
         return self._loop.iterate(self._workspaces.download_archive(workspace, snapshot_id=snapshot_id))
+
+    def download_artifact(self, task_id: str, path: str) -> Iterator[bytes]:
+        """One artifact of a task's result, in pieces."""
+        return self._loop.iterate(self._workspaces.download_artifact(task_id, path))
+
+    def collect_garbage(self, tenant: str = "", *, dry_run: bool = False) -> Sequence[workspace_pb2.GarbageReport]:
+        """For operators: remove what nothing refers to, of one tenant or of all."""
+        return self._loop.run(self._workspaces.collect_garbage(tenant, dry_run=dry_run))
+
+    def delete_tenant(self, tenant: str) -> workspace_pb2.DeleteTenantResponse:
+        """For operators: remove a tenant with all its bytes."""
+        return self._loop.run(self._workspaces.delete_tenant(tenant))
