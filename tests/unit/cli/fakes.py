@@ -180,6 +180,9 @@ class FakeWorkspaces(_Workspace):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self.trees: dict[str, dict[str, tuple[tarfile.TarInfo, bytes]]] = {}
+        self.retention: dict[str, ws_pb.Retention] = {}
+        self.rounds: list[tuple[str, bool]] = []
+        self.deleted: list[str] = []
         self.archive: bytes | None = None
         """Given to downloads instead of the tree; for hostile ones."""
 
@@ -192,7 +195,30 @@ class FakeWorkspaces(_Workspace):  # type: ignore[misc]
         if request.name in self.trees:
             raise AlreadyExistsError(f"there is a workspace {request.name!r}")
         self.trees[request.name] = {}
-        return ws_pb.CreateWorkspaceResponse(workspace=ws_pb.Workspace(name=request.name))
+        self.retention[request.name] = request.retention
+        return ws_pb.CreateWorkspaceResponse(workspace=self._shown(request.name))
+
+    def _shown(self, name: str) -> ws_pb.Workspace:
+        self._tree(name)
+        return ws_pb.Workspace(name=name, retention=self.retention.get(name))
+
+    async def GetWorkspace(self, request: Any, context: Any) -> ws_pb.GetWorkspaceResponse:
+        return ws_pb.GetWorkspaceResponse(workspace=self._shown(request.name))
+
+    async def UpdateWorkspace(self, request: Any, context: Any) -> ws_pb.UpdateWorkspaceResponse:
+        self.retention[request.name] = request.retention
+        return ws_pb.UpdateWorkspaceResponse(workspace=self._shown(request.name))
+
+    async def CollectGarbage(self, request: Any, context: Any) -> ws_pb.CollectGarbageResponse:
+        require_role("operator")
+        self.rounds.append((request.tenant, request.dry_run))
+        report = ws_pb.GarbageReport(tenant=request.tenant or "acme", objects_removed=3, bytes_removed=3 << 20)
+        return ws_pb.CollectGarbageResponse(reports=[report])
+
+    async def DeleteTenant(self, request: Any, context: Any) -> ws_pb.DeleteTenantResponse:
+        require_role("operator")
+        self.deleted.append(request.tenant)
+        return ws_pb.DeleteTenantResponse(objects_removed=2, bytes_removed=1024, keys_removed=5)
 
     async def ListWorkspaces(self, request: Any, context: Any) -> ws_pb.ListWorkspacesResponse:
         return ws_pb.ListWorkspacesResponse(workspaces=[ws_pb.Workspace(name=name) for name in sorted(self.trees)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from cloudclaw.v1 import workspace_pb2
 
 _NAME = Annotated[str, typer.Argument(help="Workspace.")]
+_LAST = Annotated[int | None, typer.Option("--keep-last", min=0, help="Newest versions; 0: the service's default.")]
+_DAILY = Annotated[
+    int | None, typer.Option("--keep-daily", min=0, help="Newest of each of the last N days; 0: the default.")
+]
 _SNAPSHOT = Annotated[str, typer.Option(help="A version; default: the head.")]
 
 
@@ -31,18 +36,21 @@ def register(app: typer.Typer) -> None:
         ("snapshots", snapshots),
         ("diff", diff),
         ("restore", restore),
+        ("retention", retention),
         ("files", files),
         ("cat", cat),
         ("put", put),
         ("get", get),
+        ("gc", gc),
     ):
         command(group, name)(function)
     app.add_typer(group, name="ws")
 
 
-async def create(session: Session, name: _NAME) -> None:
+async def create(session: Session, name: _NAME, keep_last: _LAST = None, keep_daily: _DAILY = None) -> None:
     """Create an empty workspace."""
-    _tell(session, await session.client().workspaces.create(name))
+    workspaces = session.client().workspaces
+    _tell(session, await workspaces.create(name, keep_last=keep_last or 0, keep_daily=keep_daily or 0))
 
 
 async def ls(session: Session) -> None:
@@ -123,6 +131,20 @@ async def restore(
     _tell(session, await session.client().workspaces.restore(name, snapshot))
 
 
+async def retention(session: Session, name: _NAME, keep_last: _LAST = None, keep_daily: _DAILY = None) -> None:
+    """Say how many old versions are kept beside the head, or (without options) show it."""
+    workspaces = session.client().workspaces
+    workspace = await workspaces.get(name)
+    if keep_last is not None or keep_daily is not None:
+        now = workspace.retention
+        workspace = await workspaces.update(
+            name,
+            keep_last=now.keep_last if keep_last is None else keep_last,
+            keep_daily=now.keep_daily if keep_daily is None else keep_daily,
+        )
+    _tell(session, workspace)
+
+
 async def files(
     session: Session,
     name: _NAME,
@@ -183,6 +205,37 @@ async def get(
     return await transfer.get(session, name, directory, snapshot)
 
 
+async def gc(
+    session: Session,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+) -> None:
+    """Remove old versions and what nothing refers to, now (role operator). With --tenant, of that tenant only."""
+    from cloudclaw.cli.text import size
+
+    tenant = ""
+    if "tenant" in session.given.explicit:
+        # Here it says whose garbage, not whose token.
+        tenant = session.given.tenant or ""
+        session.given = replace(session.given, tenant=None)
+    reports = await session.operator(session.endpoint).workspaces.collect_garbage(tenant, dry_run=dry_run)
+    if session.output.json:
+        for report in reports:
+            session.output.message(report)
+        return
+    rows = [
+        (
+            report.tenant,
+            report.snapshots_removed,
+            f"{report.objects_removed} ({size(report.bytes_removed)})",
+            f"{report.objects_waiting} ({size(report.bytes_waiting)})",
+            f"{report.objects_kept} ({size(report.bytes_kept)})",
+        )
+        for report in reports
+    ]
+    removed = "WOULD REMOVE" if dry_run else "REMOVED"
+    session.output.table(("TENANT", "VERSIONS", removed, "OF KEPT, WAITING", "KEPT"), rows, empty="no tenants")
+
+
 def _tell(session: Session, workspace: workspace_pb2.Workspace) -> None:
     if session.output.json:
         session.output.message(workspace)
@@ -193,8 +246,14 @@ def _tell(session: Session, workspace: workspace_pb2.Workspace) -> None:
             "generation": workspace.generation,
             "head": workspace.head_snapshot_id,
             "writer": workspace.writer,
+            "keeps": _keeps(workspace),
         }
     )
+
+
+def _keeps(workspace: workspace_pb2.Workspace) -> str:
+    last, daily = workspace.retention.keep_last, workspace.retention.keep_daily
+    return f"last {last or '(default)'}, daily {daily or '(default)'}"
 
 
 def _row(workspace: workspace_pb2.Workspace) -> tuple[object, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Final
 
@@ -13,6 +13,8 @@ from cloudclaw.v1 import task_pb2, workspace_pb2_grpc
 from cloudclaw.v1 import workspace_pb2 as pb
 
 CALL_TIMEOUT: Final = 30.0
+ROUND_TIMEOUT: Final = 3600.0
+"""Seconds for what goes through all of a tenant's objects."""
 PIECE: Final = 256 * 1024
 """Most bytes in one message of an upload."""
 
@@ -29,9 +31,19 @@ class Workspaces:
         self._stub = workspace_pb2_grpc.WorkspaceServiceStub(channel)
         self._patience = patience
 
-    async def create(self, name: str) -> pb.Workspace:
-        """Create an empty workspace. Raises `AlreadyExistsError`."""
-        return (await self._stub.CreateWorkspace(pb.CreateWorkspaceRequest(name=name), timeout=CALL_TIMEOUT)).workspace
+    async def create(self, name: str, *, keep_last: int = 0, keep_daily: int = 0) -> pb.Workspace:
+        """Create an empty workspace; `keep_last` and `keep_daily` as for `update`. Raises `AlreadyExistsError`."""
+        request = pb.CreateWorkspaceRequest(name=name)
+        if keep_last or keep_daily:
+            request.retention.CopyFrom(pb.Retention(keep_last=keep_last, keep_daily=keep_daily))
+        return (await self._stub.CreateWorkspace(request, timeout=CALL_TIMEOUT)).workspace
+
+    async def update(self, name: str, *, keep_last: int = 0, keep_daily: int = 0) -> pb.Workspace:
+        """Keep the newest `keep_last` versions, and the newest of each of the last `keep_daily` days; 0 for the
+        service's default. The head is always kept."""
+        retention = pb.Retention(keep_last=keep_last, keep_daily=keep_daily)
+        request = pb.UpdateWorkspaceRequest(name=name, retention=retention)
+        return (await self._stub.UpdateWorkspace(request, timeout=CALL_TIMEOUT)).workspace
 
     async def get(self, name: str) -> pb.Workspace:
         """One workspace."""
@@ -189,7 +201,11 @@ class Workspaces:
             call.cancel()
 
     async def download_artifact(self, task_id: str, path: str) -> AsyncGenerator[bytes, None]:
-        """One artifact of a task's result, in pieces."""
+        """One artifact of a task's result, in pieces.
+
+        Raises `NotFoundError`; `PreconditionError` while the task has not ended, and once it was archived;
+        `DataLossError`, perhaps only after the last piece, when these are not the bytes that the task left.
+        """
         request = pb.DownloadArtifactRequest(task_id=task_id, path=path)
         call = self._stub.DownloadArtifact(request)
         try:
@@ -197,3 +213,13 @@ class Workspaces:
                 yield response.data
         finally:
             call.cancel()
+
+    async def collect_garbage(self, tenant: str = "", *, dry_run: bool = False) -> Sequence[pb.GarbageReport]:
+        """For operators: remove what nothing refers to, of one tenant or of all, and say what went (or would)."""
+        request = pb.CollectGarbageRequest(tenant=tenant, dry_run=dry_run)
+        return list((await self._stub.CollectGarbage(request, timeout=ROUND_TIMEOUT)).reports)
+
+    async def delete_tenant(self, tenant: str) -> pb.DeleteTenantResponse:
+        """For operators: remove a tenant with all its bytes. Raises `PreconditionError(reason="TENANT_BUSY")` while a
+        task of it has not ended or somebody writes. After a break call it again: it goes on."""
+        return await self._stub.DeleteTenant(pb.DeleteTenantRequest(tenant=tenant), timeout=ROUND_TIMEOUT)
