@@ -229,7 +229,7 @@ async def test_a_running_tree_is_found_again_after_a_restart(manager: WorkspaceM
     tree, pointer = await saved(manager)
     assert await manager.reopen(TENANT, pointer, "unknown") is None
     again = await manager.reopen(TENANT, pointer, tree.uid)
-    assert again == Tree(tree.path, pointer, tree.uid)
+    assert again == Tree(tree.path, pointer, tree.uid, pointer)
     other = await manager.checkout(TENANT, None, "stray")
     await manager.sweep({tree.uid})
     assert tree.path.is_dir()

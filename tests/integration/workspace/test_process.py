@@ -154,7 +154,8 @@ async def test_kill_9_within_a_write_leaves_nothing_and_frees_the_workspace(serv
             pass
         await service.start()
         assert not list((trees / "live").iterdir())
-        assert not list((trees / "trash").iterdir())
+        while list((trees / "trash").iterdir()):
+            await asyncio.sleep(0.01)  # emptied by another process, which tells nobody
     async with asyncio.timeout(WITHIN), service.user() as user:
         assert (await user.get("hit")).generation == 0
         await user.write("hit", {"whole": b"1"})

@@ -164,7 +164,7 @@ async def test_a_file_that_grows_while_it_is_read_does_not_pass_the_limit(
                 more.write(b"x" * 100_000)
         return real(fd, size)
 
-    monkeypatch.setattr("cloudclaw.snapshots.scan.os.read", grow)
+    monkeypatch.setattr("cloudclaw.snapshots.pipeline.os.pread", grow)
     with pytest.raises(InvalidArgumentError, match=r"workspace/file.*grew"):
         await manager.snapshot(TENANT, tree, "snap-1")
 
@@ -243,6 +243,7 @@ async def test_a_tree_deeper_than_allowed_is_refused_by_name_and_removed(tmp_pat
     with pytest.raises(InvalidArgumentError, match="deeper than 50"):
         await manager.snapshot(TENANT, tree, "snap-1")
     await manager.release(TENANT, tree, None)
+    await manager.settled()
     assert not list((tmp_path / "trees" / "trash").iterdir())
     assert not tree.path.exists()
 

@@ -111,6 +111,7 @@ def test_a_checkout_is_the_tree_that_was_saved(workspace: dict[bytes, object], h
             await manager.release(TENANT, tree, None)
             await manager.release(TENANT, again, None)
             assert not list((Path(folder) / "trees" / "live").iterdir())
+            await manager.settled()
             assert not list((Path(folder) / "trees" / "trash").iterdir())
             manager.close()
 

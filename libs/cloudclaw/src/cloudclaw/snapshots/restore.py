@@ -67,7 +67,7 @@ async def restore(
     """Fill the tree that `make_empty` made, or one that holds part of the content.
 
     Directories first, then contents, then links (see `fill`). Fetching, and unpacking and writing, overlap; at most
-    four ranges of packs (8 MiB each, or one blob) are in memory. Every blob is checked against its size and SHA-256
+    four ranges of packs (12 MiB each) are in memory. Every blob is checked against its size and SHA-256
     before any of it is written.
 
     Raises `DataLossError` naming blob, pack and path, `UnavailableError`; what was written until then stays.
