@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import pytest
 
+from cloudclaw.coordination import keys
+from cloudclaw.coordination.port import Put
 from cloudclaw.errors import PreconditionError
 from tests.unit.scheduler.failing import FailingObjects
 from tests.unit.scheduler.plane import Node, Plane, User, soon, until
+
+
+async def test_keys_of_a_later_version_are_passed_over(plane: Plane, user: User) -> None:
+    await plane.kv.txn([], [Put(keys.ROOT + "later/acme/x", b"?")])
+    await plane.stop()
+    await plane.start()
+    await plane.kv.txn([], [Put(keys.ROOT + "later/acme/y", b"?"), Put(keys.ROOT + "later", b"?")])
+    assert await User(plane).submit()
 
 
 async def test_every_node_is_told(plane: Plane) -> None:

@@ -18,7 +18,7 @@ ARTIFACT = task_pb2.Artifact(path="out/report.txt", size=3, digest="a" * 64)
 def stamps(result: task_pb2.Result) -> list[str]:
     """Names of the timings that are there; they must be in order."""
     names = ["queued", "prepared", "started", "ended", "committed"]
-    there = [name for name in names if result.timings.HasField(name)]  # type: ignore[arg-type]
+    there = [name for name in names if result.timings.HasField(name)]
     times = [getattr(result.timings, name).ToMicroseconds() for name in there]
     assert times == sorted(times), f"out of order: {result.timings}"
     return there

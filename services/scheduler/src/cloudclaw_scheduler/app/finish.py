@@ -86,6 +86,8 @@ class Finisher:
         if task is None or task.record.uid != report.uid:
             return self._settled(task, report)
         outcome = outcome_of(report.outcome)
+        if outcome.reason is EndReason.DRAINED:
+            link.draining = True  # its next heartbeat says so too, but the task must not come back before that
         if not await self._hub.reached(report.tenant, report.uid, outcome.log_end, LOG_WAIT):
             _log.info("the log is not durable yet", tenant=report.tenant, task=report.task_id, end=outcome.log_end)
             return RETRY
@@ -105,10 +107,8 @@ class Finisher:
                 if task is None or task.record.uid != report.uid:
                     return self._settled(task, report)
                 continue
-            if outcome.reason is EndReason.DRAINED:
-                link.draining = True  # its next heartbeat says so too, but the task must not come back before that
-            kept = outcome.snapshot is not None and task.record.plan.mode is not Mode.EPHEMERAL
-            if kept and done.state is TaskState.SUCCEEDED:
+            keeps = done.state is TaskState.SUCCEEDED and done.plan.mode is not Mode.EPHEMERAL
+            if keeps and outcome.snapshot is not None:
                 link.caches(report.tenant, outcome.snapshot.id)
             return COMMITTED
         return RETRY
