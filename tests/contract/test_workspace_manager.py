@@ -246,8 +246,9 @@ async def test_a_missing_object_is_data_loss_that_names_it(
         await other_host.checkout(TENANT, pointer, "uid-2")
 
 
-async def test_objects_are_named_by_tenant_and_by_uid_or_content(manager: WorkspaceManager, store: ObjectStore) -> None:
+async def test_objects_are_named_by_tenant_and_uid(manager: WorkspaceManager, store: ObjectStore) -> None:
     _, pointer = await saved(manager)
     names = [info.name async for info in store.list("")]
-    assert f"tenants/{TENANT}/manifests/{pointer.manifest}" in names
-    assert all(n.startswith((f"tenants/{TENANT}/manifests/", f"tenants/{TENANT}/packs/uid-1/")) for n in names)
+    assert pointer.uid == "uid-1"
+    assert f"tenants/{TENANT}/manifests/uid-1/{pointer.manifest}" in names
+    assert all(n.startswith((f"tenants/{TENANT}/manifests/uid-1/", f"tenants/{TENANT}/packs/uid-1/")) for n in names)

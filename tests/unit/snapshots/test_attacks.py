@@ -154,15 +154,15 @@ async def test_a_file_that_grows_while_it_is_read_does_not_pass_the_limit(
     tree = await manager.checkout(TENANT, None, "uid")
     file = tree.path / WORKSPACE / "file"
     file.write_bytes(b"x" * 900)
-    real = os.read
+    real = os.pread
     calls: list[int] = []
 
-    def grow(fd: int, size: int) -> bytes:
+    def grow(fd: int, size: int, offset: int) -> bytes:
         if not calls:
             calls.append(fd)
             with file.open("ab") as more:
                 more.write(b"x" * 100_000)
-        return real(fd, size)
+        return real(fd, size, offset)
 
     monkeypatch.setattr("cloudclaw.snapshots.pipeline.os.pread", grow)
     with pytest.raises(InvalidArgumentError, match=r"workspace/file.*grew"):
@@ -207,18 +207,21 @@ async def test_what_is_no_file_is_refused_by_name(tmp_path: Path, make: Callable
     assert not tree.path.exists()
 
 
-async def test_a_hard_link_to_the_outside_is_copied_and_the_tree_not_kept(tmp_path: Path, outside: Path) -> None:
-    manager = engine(tmp_path)
+async def test_a_hard_link_to_the_outside_is_refused_by_name_and_not_read(tmp_path: Path, outside: Path) -> None:
+    store = MemoryObjects()
+    manager = engine(tmp_path, store)
     tree = await manager.checkout(TENANT, None, "uid")
+    (tree.path / WORKSPACE / "fine").write_bytes(b"x")
     os.link(outside / "secret", tree.path / WORKSPACE / "linked")
-    saved = (await manager.snapshot(TENANT, tree, "snap-1")).pointer
-    await manager.release(TENANT, tree, saved)
-    assert manager.cached() == [], "a tree that shares an inode with the outside must not come back"
-    again = await manager.checkout(TENANT, saved, "other")
-    copy = again.path / WORKSPACE / "linked"
-    assert copy.read_bytes() == SECRET
-    copy.write_bytes(b"changed")
+    os.link(outside / "secret", tree.path / HOME / "linked too")
+    with pytest.raises(InvalidArgumentError, match=r"home/linked too.*one of 3 names.*1 of them outside") as refused:
+        await manager.snapshot(TENANT, tree, "snap-1")
+    assert refused.value.field == "path"
+    assert SECRET not in await stored(store)
     assert untouched(outside)
+    (outside / "secret").unlink()
+    saved = (await manager.snapshot(TENANT, tree, "snap-1")).pointer
+    assert saved.bytes == len(SECRET) + 1, "now both names are the tree's own"
 
 
 async def test_setuid_setgid_and_sticky_are_dropped(tmp_path: Path) -> None:

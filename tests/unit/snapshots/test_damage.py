@@ -82,8 +82,9 @@ async def test_a_manifest_in_place_of_another_is_found_out(tmp_path: Path) -> No
     pointer = await saved(tmp_path, store)
     tree = await engine(tmp_path / "b", store).checkout(TENANT, None, "uid2")
     other = (await engine(tmp_path / "b", store).snapshot(TENANT, tree, "snap-2")).pointer
-    prefix = f"tenants/{TENANT}/manifests/"
-    await store.put(prefix + pointer.manifest, await store.get(prefix + other.manifest))
+    prefix = f"tenants/{TENANT}/manifests"
+    other_data = await store.get(f"{prefix}/uid2/{other.manifest}")
+    await store.put(f"{prefix}/uid/{pointer.manifest}", other_data)
     with pytest.raises(DataLossError, match=pointer.manifest):
         await engine(tmp_path / "c", store).manifest(TENANT, pointer)
 
@@ -93,10 +94,10 @@ async def test_a_manifest_in_place_of_another_is_found_out(tmp_path: Path) -> No
     [
         b"",
         b"not json\n",
-        b'{"format":"other","version":1,"entries":0,"files":0,"bytes":0,"packs":[]}\n',
+        b'{"format":"other","version":2,"entries":0,"files":0,"bytes":0,"packs":[]}\n',
         b'{"format":"cloudclaw.manifest","version":99,"entries":0,"files":0,"bytes":0,"packs":[]}\n',
-        b'{"format":"cloudclaw.manifest","version":1,"entries":5,"files":0,"bytes":0,"packs":[]}\n',
-        b'{"format":"cloudclaw.manifest","version":1,"entries":1,"files":1,"bytes":9,"packs":[]}\n'
+        b'{"format":"cloudclaw.manifest","version":2,"entries":5,"files":0,"bytes":0,"packs":[]}\n',
+        b'{"format":"cloudclaw.manifest","version":2,"entries":1,"files":1,"bytes":9,"packs":[]}\n'
         b'{"path":"workspace/a","type":"file","size":9,"sha256":"' + b"0" * 64 + b'","blobs":[[7,0,1,9,"x"]]}\n',
     ],
 )

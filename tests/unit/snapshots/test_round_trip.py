@@ -165,7 +165,7 @@ async def test_a_second_snapshot_stores_only_new_content(tmp_path: Path) -> None
         b"large": (2 * CHUNK, 2 * CHUNK + 7),
     }
     assert second.stored_bytes == sum(info.size for info in new) < 20_000
-    assert all(info.name.startswith(("tenants/acme/packs/second/", "tenants/acme/manifests/")) for info in new)
+    assert all(info.name.startswith(("tenants/acme/packs/second/", "tenants/acme/manifests/second/")) for info in new)
 
 
 async def test_a_snapshot_repeated_writes_no_pack_twice(tmp_path: Path) -> None:

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-
-import structlog
 
 from cloudclaw.clock import Clock
 from cloudclaw.coordination.records import SnapshotPointer
 from cloudclaw.errors import PreconditionError
-from cloudclaw.ids import check_name, new_id
+from cloudclaw.ids import check_name
 from cloudclaw.objects.port import ObjectStore
-from cloudclaw.snapshots import manifest as manifests
-from cloudclaw.snapshots import safe
 from cloudclaw.snapshots.checkouts import Checkouts
-from cloudclaw.snapshots.manifest import Blob, Manifest
-from cloudclaw.snapshots.packs import PackWriter
-from cloudclaw.snapshots.port import Change, FileEntry, SnapshotResult, Tree, TreeLimits, Watcher
-from cloudclaw.snapshots.reader import SnapshotReader, compare, manifest_name
-from cloudclaw.snapshots.restore import open_tree
-from cloudclaw.snapshots.scan import Scan
+from cloudclaw.snapshots.port import Change, FileEntry, Pause, SnapshotResult, Tree, TreeLimits, Watcher
+from cloudclaw.snapshots.reader import SnapshotReader, compare
+from cloudclaw.snapshots.saving import Saver
 from cloudclaw.snapshots.shelf import Shelf, check_uid
 from cloudclaw.snapshots.threads import TreeThreads
 from cloudclaw.snapshots.trash import Trash
-
-_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +39,7 @@ class SnapshotEngine:
 
     Objects: `tenants/{tenant}/manifests/{uid}/{digest}` (see `manifest.py`), and packs (see `packs.py`) named
     `tenants/{tenant}/packs/{uid}/{upload}-{n}` with a random `upload`, so that no pack is ever written twice.
-    Content that the tree's base holds is not stored again (rule 8).
+    Content that the tree's base or its own latest checkpoint holds is not stored again (rule 8).
 
     Args:
         store: where manifests and packs are.
@@ -86,6 +75,7 @@ class SnapshotEngine:
         self._reader = SnapshotReader(store)
         self._threads = TreeThreads()
         self._checkouts = Checkouts(store, self._reader, self._shelf, self._trash, self._threads, clock, files_uid)
+        self._saver = Saver(store, self._reader, self._threads, clock, self._limits, trees_dir)
         self._scanned: dict[str, _Scanned] = {}
 
     async def checkout(
@@ -109,57 +99,23 @@ class SnapshotEngine:
         there = await self._threads.run(lambda _: path.is_dir() and not path.is_symlink())
         return Tree(path, base, uid, head or base) if there else None
 
-    async def snapshot(self, tenant: str, tree: Tree, snapshot_id: str) -> SnapshotResult:
+    async def snapshot(
+        self, tenant: str, tree: Tree, snapshot_id: str, *, watcher: Watcher | None = None
+    ) -> SnapshotResult:
         check_name(tenant, "tenant")
         check_uid(snapshot_id, "snapshot_id")
-        started = self._clock.boottime()
         self._scanned.pop(tree.uid, None)
-        base = await self._reader.manifest(tenant, tree.base) if tree.base is not None else None
-        loop = asyncio.get_running_loop()
-        prefix = f"tenants/{tenant}/packs/{check_uid(tree.uid, 'uid')}/{new_id('up')}"
+        saved = await self._saver.snapshot(tenant, tree, snapshot_id, watcher)
+        self._scanned[tree.uid] = _Scanned(saved.result.pointer, saved.faithful)
+        return saved.result
 
-        def upload(name: str, data: bytes) -> Future[bool]:
-            return asyncio.run_coroutine_threadsafe(self._store.put(name, data), loop)
-
-        def work(stop: threading.Event) -> tuple[Manifest, bytes, str, bool, int]:
-            known: dict[str, Blob] = base.blobs() if base is not None else {}
-            packs = PackWriter(prefix, known, upload)
-            scan = Scan(self._limits, packs, stop)
-            try:
-                with safe.closing(open_tree(tree.path)) as root:
-                    scan.tree(root)
-                packs.finish()
-            except BaseException:
-                packs.abandon()
-                raise
-            manifest = Manifest(scan.items)
-            data, digest = manifests.encode(manifest)
-            return manifest, data, digest, scan.faithful, packs.stored_bytes
-
-        manifest, data, digest, faithful, stored = await self._threads.run(work)
-        pointer = SnapshotPointer(
-            id=snapshot_id,
-            manifest=digest,
-            parent=tree.base.id if tree.base is not None else "",
-            files=manifest.files,
-            bytes=manifest.bytes,
-            uid=tree.uid,
-        )
-        await self._store.put(manifest_name(tenant, pointer), data)
-        self._reader.keep(tenant, digest, manifest)
-        self._scanned[tree.uid] = _Scanned(pointer, faithful)
-        changes = await self._threads.run(lambda _: compare(base, manifest))
-        _log.info(
-            "snapshot stored",
-            tenant=tenant,
-            uid=tree.uid,
-            snapshot=snapshot_id,
-            files=manifest.files,
-            bytes=manifest.bytes,
-            stored_bytes=stored + len(data),
-            seconds=round(self._clock.boottime() - started, 4),
-        )
-        return SnapshotResult(pointer, changes, stored + len(data))
+    async def checkpoint(
+        self, tenant: str, tree: Tree, snapshot_id: str, pause: Pause, *, watcher: Watcher | None = None
+    ) -> SnapshotResult:
+        check_name(tenant, "tenant")
+        check_uid(snapshot_id, "snapshot_id")
+        self._scanned.pop(tree.uid, None)
+        return (await self._saver.checkpoint(tenant, tree, snapshot_id, pause, watcher)).result
 
     async def release(self, tenant: str, tree: Tree, committed: SnapshotPointer | None) -> None:
         check_name(tenant, "tenant")
@@ -172,7 +128,11 @@ class SnapshotEngine:
         )
 
     async def sweep(self, live: set[str]) -> None:
-        await self._threads.run(lambda stop: self._trash.throw(self._shelf.sweep(live), stop))
+        def sweep(stop: threading.Event) -> None:
+            self._saver.sweep()
+            self._trash.throw(self._shelf.sweep(live), stop)
+
+        await self._threads.run(sweep)
 
     async def forget(self, tenant: str) -> None:
         check_name(tenant, "tenant")

@@ -78,6 +78,11 @@ def mtime_of(status: os.stat_result) -> int:
 _MTIME: Final = (1 << 63) - 1
 
 
+def trusted(status: os.stat_result, read_ns: int) -> bool:
+    """Whether these facts will tell a later change (see above): `status` taken, and content read, after `read_ns`."""
+    return status.st_ctime_ns + SLACK_NS < read_ns
+
+
 class Index:
     """What is known of one tree's files and symlinks, by path. For one thread at a time.
 
@@ -100,8 +105,8 @@ class Index:
         reading its content began; of a tree that nobody else may write to yet (a restore), any moment up to which
         that holds.
         """
-        trusted = status.st_ctime_ns + SLACK_NS < read_ns
-        self.seen[item.entry.path] = Seen(status.st_ino if trusted else 0, status.st_ctime_ns, item)
+        ino = status.st_ino if trusted(status, read_ns) else 0
+        self.seen[item.entry.path] = Seen(ino, status.st_ctime_ns, item)
 
     def trusted(self, path: bytes, status: os.stat_result) -> Item | None:
         """What `path` holds, when it is unchanged."""

@@ -7,6 +7,7 @@ bytes of one file, so that a large file that grew is stored by its end alone, an
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -25,20 +26,23 @@ LEVEL: Final = 1
 
 _IN_FLIGHT: Final = 2
 _GAP: Final = 64 << 10
-_RANGE: Final = 8 << 20
+_RANGE: Final = PACK + CHUNK
 
 
 class PackWriter:
     """Stores new blobs in packs named `{prefix}-{n}`; used by one thread.
 
     `upload` starts to store an object and answers a future; at most two are under way, so memory stays bounded.
+
+    Attributes:
+        known: stored blobs by digest, the new ones among them as they come. Other threads may read it.
+        stored_bytes: of all packs so far.
     """
 
     def __init__(self, prefix: str, known: Mapping[str, Blob], upload: Callable[[str, bytes], Future[bool]]) -> None:
         self._prefix = prefix
-        self._known = dict(known)
+        self.known = dict(known)
         self._upload = upload
-        self._compressor = zstandard.ZstdCompressor(level=LEVEL)
         self._uploads: deque[Future[bool]] = deque()
         self._frames: list[bytes] = []
         self._size = 0
@@ -47,13 +51,18 @@ class PackWriter:
 
     def add(self, content: bytes) -> Blob:
         """The blob of `content`, stored unless it is known. Raises what the upload of an earlier pack raised."""
-        digest = hashlib.sha256(content).hexdigest()
-        known = self._known.get(digest)
+        digest, frame = pack(content, self.known)
+        return self.put(digest, frame, len(content))
+
+    def put(self, digest: str, frame: bytes | None, size: int) -> Blob:
+        """The blob that `pack` answered, of `size` bytes of content. Raises as `add`."""
+        known = self.known.get(digest)
         if known is not None:
             return known
-        frame = self._compressor.compress(content)
-        blob = Blob(f"{self._prefix}-{self._packs}", self._size, len(frame), len(content), digest)
-        self._known[digest] = blob
+        if frame is None:
+            raise ValueError(f"blob {digest} was said to be known and is not")
+        blob = Blob(f"{self._prefix}-{self._packs}", self._size, len(frame), size, digest)
+        self.known[digest] = blob
         self._frames.append(frame)
         self._size += len(frame)
         if self._size >= PACK:
@@ -83,6 +92,29 @@ class PackWriter:
         self._frames, self._size = [], 0
 
 
+_per_thread: Final = threading.local()
+"""A compressor serves one thread at a time."""
+
+
+def pack(content: bytes, known: Mapping[str, Blob]) -> tuple[str, bytes | None]:
+    """The digest of `content`, and its frame unless that is known. For any thread."""
+    digest = hashlib.sha256(content).hexdigest()
+    if digest in known:
+        return digest, None
+    compressor: zstandard.ZstdCompressor | None = getattr(_per_thread, "compressor", None)
+    if compressor is None:
+        compressor = _per_thread.compressor = zstandard.ZstdCompressor(level=LEVEL)
+    return digest, compressor.compress(content)
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    """This thread's: making one costs as much as unpacking a small file."""
+    found: zstandard.ZstdDecompressor | None = getattr(_per_thread, "decompressor", None)
+    if found is None:
+        found = _per_thread.decompressor = zstandard.ZstdDecompressor()
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Range:
     """Part of a pack that holds `blobs`, by offset."""
@@ -94,7 +126,7 @@ class Range:
 
 
 def ranges(blobs: Iterable[Blob]) -> list[Range]:
-    """The fewest reads that fetch `blobs`: near ones together, up to 8 MiB at once, by pack and offset."""
+    """The fewest reads that fetch `blobs`: near ones together, a whole pack at most, by pack and offset."""
     found: list[Range] = []
     group: list[Blob] = []
     for blob in sorted(set(blobs), key=lambda b: (b.pack, b.offset)):
@@ -123,7 +155,7 @@ def unpack(blob: Blob, frame: bytes) -> bytes:
         size = zstandard.get_frame_parameters(frame).content_size
         if size != blob.size:
             raise ValueError(f"it has {size} bytes instead of {blob.size}")
-        content = zstandard.ZstdDecompressor().decompress(frame)
+        content = _decompressor().decompress(frame)
         if hashlib.sha256(content).hexdigest() != blob.digest:
             raise ValueError("its content was altered")
     except (zstandard.ZstdError, ValueError) as error:

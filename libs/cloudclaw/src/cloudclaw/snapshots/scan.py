@@ -2,39 +2,100 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 import threading
-from typing import Final
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Generic, Protocol, TypeVar
 
-from cloudclaw.errors import InvalidArgumentError
+from cloudclaw.errors import InvalidArgumentError, QuotaExceededError
 from cloudclaw.snapshots import safe
+from cloudclaw.snapshots.index import Index, Seen, mtime_of, trusted
 from cloudclaw.snapshots.limits import Budget
-from cloudclaw.snapshots.manifest import Blob, Item
-from cloudclaw.snapshots.packs import CHUNK, PackWriter
+from cloudclaw.snapshots.links import Links
+from cloudclaw.snapshots.manifest import Item
 from cloudclaw.snapshots.port import HOME, WORKSPACE, FileEntry, FileType, TreeLimits
+from cloudclaw.snapshots.rescan import Difference
+from cloudclaw.snapshots.staging import settle
 from cloudclaw.snapshots.threads import Stopped
 
-_MTIME: Final = (1 << 63) - 1
+TOPS: Final = (WORKSPACE.encode(), HOME.encode())
+DIRECTORY: Final = Item(FileEntry(b"", FileType.DIRECTORY))
+"""Stands for any directory in its parent's names."""
+_SPECIAL_BITS: Final = 0o7000
+
+T_co = TypeVar("T_co", covariant=True)
+T = TypeVar("T")
 
 
-class Scan:
-    """One pass over a tree that stores what is new. For one thread; `stop` ends it early with `Stopped`.
+class Taker(Protocol[T_co]):
+    """Takes the content of files: stores it, or puts a copy aside."""
+
+    def take(self, fd: int, path: bytes, size: int, *, sparse: bool = False) -> T_co: ...
+
+
+@dataclass(slots=True)
+class Fresh(Generic[T]):
+    """A file or symlink that was read in this scan.
 
     Attributes:
-        items: what was found, in no order.
-        faithful: a restored copy is the same as the tree; false when something was simplified (setuid bits, hard
-            links), so that the tree itself may not stand in for the snapshot.
+        entry: without digest and link.
+        status: of the moment its content was read, or just before.
+        read_ns: when reading began; 0 when the facts must not be trusted later.
+        content: what the taker answered; None of a symlink, and of all names but one of a file with several. That
+            one has the file's facts.
     """
 
-    def __init__(self, limits: TreeLimits, packs: PackWriter, stop: threading.Event) -> None:
-        self._budget = Budget(limits)
+    entry: FileEntry
+    status: os.stat_result
+    read_ns: int
+    content: T | None = None
+
+
+@dataclass(slots=True)
+class Folder(Generic[T]):
+    """A directory, and what its names are. Of a directory below it `seen` has the inode's facts only."""
+
+    entry: FileEntry
+    names: dict[bytes, Seen | Fresh[T]] = field(default_factory=dict)
+
+
+class Scan(Generic[T]):
+    """What is in a tree, and the content of what `index` does not know through `taker`. For one thread at a time.
+
+    `moving`: processes run in the tree. What cannot be read then, or breaks a limit, is left out, and nothing is
+    chmodded on the way: `again` sees it once they stand still.
+
+    Attributes:
+        folders: by path.
+        read: files whose content was taken.
+        faithful: a restored copy is the same as the tree; false when something was simplified (setuid bits), so that
+            the tree itself may not stand in for the snapshot.
+    """
+
+    def __init__(
+        self,
+        limits: TreeLimits,
+        index: Index,
+        taker: Taker[T],
+        now_ns: Callable[[], int],
+        stop: threading.Event,
+        *,
+        moving: bool = False,
+    ) -> None:
         self._limits = limits
-        self._packs = packs
+        self._budget = Budget(limits)
+        self._index = index
+        self._taker = taker
+        self._now_ns = now_ns
         self._stop = stop
-        self._device = 0
-        self.items: list[Item] = []
+        self._moving = moving
+        self._mapped: frozenset[int] = frozenset()
+        self._devices: dict[bytes, int] = {}
+        self.folders: dict[bytes, Folder[T]] = {}
+        self.links = Links()
+        self.read = 0
         self.faithful = True
 
     def tree(self, root: int) -> None:
@@ -42,107 +103,264 @@ class Scan:
 
         Raises `QuotaExceededError` and `InvalidArgumentError(field="path")`, both naming the path.
         """
-        for top in (WORKSPACE.encode(), HOME.encode()):
-            self._directory(root, top, top, 0)
+        try:
+            for top in TOPS:
+                self._directory(root, top, top, 0)
+            self._linked(root)
+        except (OSError, InvalidArgumentError, QuotaExceededError):
+            if not self._moving:
+                raise
+        if self._moving:
+            self._recount()
 
-    def _directory(self, parent: int, name: bytes, path: bytes, depth: int) -> None:
-        fd, bits = safe.open_directory(parent, name, path=path)
+    def again(
+        self, root: int, differences: Sequence[Difference], mapped: Collection[int], stop: threading.Event
+    ) -> None:
+        """The tree stands still now, and `differences` say where it is not as it was found: make up for it.
+
+        Files with an inode in `mapped` are read again whatever they look like. Raises as `tree`.
+        """
+        self._moving, self._stop, self._mapped = False, stop, frozenset(mapped)
+        for path, there, _, _ in differences:
+            if not there:
+                self._drop(path)
+        todo = {path: set(changed) for path, there, changed, _ in differences if there}
+        for path, there, changed, gone in differences:
+            if there:
+                for name in (*changed, *gone):
+                    self._forget(path, name)
+        for path, name in self._to_read_again():
+            self._forget(path, name)
+            todo.setdefault(path, set()).add(name)
+        for top in TOPS:
+            self._directory(root, top, top, 0)
+        for path, names in todo.items():
+            if names:
+                self._names(root, path, sorted(names))
+        self._linked(root)
+
+    def _names(self, root: int, path: bytes, names: Sequence[bytes]) -> None:
+        """Look at some names of a directory that is known."""
+        with safe.parent_of(root, path) as (parent, last):
+            fd, bits = self._enter(parent, last, path)
+            try:
+                for name in names:
+                    if self._stop.is_set():
+                        raise Stopped
+                    self._budget.entry(path + b"/" + name)
+                    status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                    self.folders[path].names[name] = self._child(fd, name, path, status, path.count(b"/") + 1)
+            finally:
+                self._leave(fd, bits)
+
+    def listing(self) -> dict[bytes, dict[str, tuple[int, int]]]:
+        """What was found, for `rescan`."""
+        return {
+            path: {os.fsdecode(name): _facts(node) for name, node in folder.names.items()}
+            for path, folder in self.folders.items()
+        }
+
+    def _to_read_again(self) -> list[tuple[bytes, bytes]]:
+        if not self._mapped:
+            return []
+        return [
+            (path, name)
+            for path, folder in self.folders.items()
+            for name, node in folder.names.items()
+            if (node.ino if isinstance(node, Seen) else node.status.st_ino) in self._mapped
+        ]
+
+    def _drop(self, path: bytes) -> None:
+        for name in list(self.folders[path].names):
+            self._forget(path, name)
+        del self.folders[path]
+
+    def _forget(self, path: bytes, name: bytes) -> None:
+        node = self.folders[path].names.pop(name, None)
+        if node is None:
+            return
+        freed = self.links.remove(path + b"/" + name)
+        if freed is None:
+            freed = node.item.entry.size if isinstance(node, Seen) else node.entry.size
+        self._budget.give_back(1, freed)
+
+    def _recount(self) -> None:
+        """Count what was found, not what was met: of a moving tree some was left out half-way."""
+        size = sum(names.size for names in self.links)
+        files = 0
+        for path, folder in self.folders.items():
+            files += len(folder.names)
+            for name, node in folder.names.items():
+                entry = node.item.entry if isinstance(node, Seen) else node.entry
+                if entry.size and not self.links.has(path + b"/" + name):
+                    size += entry.size
+        self._budget = Budget(self._limits, files=files, size=size)
+
+    def _directory(self, parent: int, name: bytes, path: bytes, depth: int) -> os.stat_result:
+        """Enter a directory; one that is known already is only looked at itself."""
+        fd, bits = self._enter(parent, name, path)
         try:
             status = os.fstat(fd)
-            if depth == 0:
-                self._device = status.st_dev
-            elif status.st_dev != self._device:
+            if status.st_dev != self._devices.setdefault(path.split(b"/", 1)[0], status.st_dev):
                 safe.refuse(path, "is a mount, and those cannot be kept")
-            self._add(FileEntry(path, FileType.DIRECTORY, mode=self._mode(bits), mtime_ns=_mtime(status)))
+            entry = FileEntry(path, FileType.DIRECTORY, mode=self._mode(bits), mtime_ns=mtime_of(status))
+            known = self.folders.get(path)
+            if known is not None:
+                known.entry = entry
+                return status
+            folder = self.folders[path] = Folder[T](entry)
             inside = []
-            for entry in safe.names(fd):
+            for found in safe.names(fd):
                 # Counted while listing: a directory may have more entries than memory.
-                self._budget.entry(path + b"/" + os.fsencode(entry.name))
-                inside.append(entry)
-            inside.sort(key=lambda entry: os.fsencode(entry.name))
-            for entry in inside:
+                named = os.fsencode(found.name)
+                self._budget.entry(path + b"/" + named)
+                inside.append((named, found))
+            inside.sort()
+            for named, found in inside:
                 if self._stop.is_set():
                     raise Stopped
-                self._child(fd, entry, path, depth + 1)
+                try:
+                    folder.names[named] = self._child(fd, named, path, found.stat(follow_symlinks=False), depth + 1)
+                except (OSError, InvalidArgumentError):
+                    if not self._moving:
+                        raise
+            return status
         finally:
-            if bits & 0o700 != 0o700:
-                os.fchmod(fd, bits)
-            os.close(fd)
+            self._leave(fd, bits)
 
-    def _child(self, fd: int, entry: os.DirEntry[str], parent: bytes, depth: int) -> None:
-        name = os.fsencode(entry.name)
+    def _enter(self, parent: int, name: bytes, path: bytes) -> tuple[int, int]:
+        if not self._moving:
+            return safe.open_directory(parent, name, path=path)
+        fd = safe.open_child(parent, name, safe.DIRECTORY, path=path)
+        return fd, stat.S_IMODE(os.fstat(fd).st_mode)
+
+    def _leave(self, fd: int, bits: int) -> None:
+        if bits & stat.S_IRWXU != stat.S_IRWXU and not self._moving:
+            os.fchmod(fd, bits)
+        os.close(fd)
+
+    def _child(self, fd: int, name: bytes, parent: bytes, status: os.stat_result, depth: int) -> Seen | Fresh[T]:
         path = parent + b"/" + name
-        inner = path.split(b"/", 1)[1]
-        if len(inner) > self._limits.path_bytes:
-            safe.refuse(inner, f"the path has {len(inner)} bytes; at most {self._limits.path_bytes} are allowed")
+        if len(path) > self._limits.path_bytes:
+            inner = path.split(b"/", 1)[1]
+            if len(inner) > self._limits.path_bytes:
+                safe.refuse(inner, f"the path has {len(inner)} bytes; at most {self._limits.path_bytes} are allowed")
         if depth > self._limits.depth:
             safe.refuse(path, f"is nested deeper than {self._limits.depth} directories")
+        mode = status.st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode) and not stat.S_ISLNK(mode):
+            safe.refuse(path, f"is {safe.kind(mode)}, and only files, directories and symlinks can be kept")
         try:
-            # The listing's type only chooses how to open; what was opened is judged again.
-            if entry.is_symlink():
-                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                target = os.readlink(name, dir_fd=fd)
-                self._add(FileEntry(path, FileType.SYMLINK, mode=0o777, mtime_ns=_mtime(status), target=target))
-            elif entry.is_dir(follow_symlinks=False):
-                self._directory(fd, name, path, depth)
-            elif entry.is_file(follow_symlinks=False):
-                self._file(fd, name, path)
-            else:
-                mode = entry.stat(follow_symlinks=False).st_mode
-                safe.refuse(path, f"is {safe.kind(mode)}, and only files, directories and symlinks can be kept")
+            # This look only chooses how to open; what was opened is judged again.
+            if stat.S_ISREG(mode):
+                return self._file(fd, name, path, status)
+            if stat.S_ISDIR(mode):
+                status = self._directory(fd, name, path, depth)
+                return Seen(status.st_ino, status.st_ctime_ns, DIRECTORY)
+            if self._index.trusted(path, status) is not None:
+                return self._index.seen[path]
+            now = self._now_ns()
+            target = os.readlink(name, dir_fd=fd)
+            return Fresh(FileEntry(path, FileType.SYMLINK, 0, 0o777, mtime_of(status), target=target), status, now)
         except OSError as error:
             raise InvalidArgumentError(f"{safe.brief(path)}: cannot be read: {error.strerror}", field="path") from error
 
-    def _file(self, parent: int, name: bytes, path: bytes) -> None:
-        fd = safe.open_regular(parent, name, path=path)
-        try:
-            status = os.fstat(fd)
-            self._budget.grow(path, status.st_size, status.st_size)
-            if status.st_nlink > 1:
+    def _file(self, parent: int, name: bytes, path: bytes, status: os.stat_result) -> Seen | Fresh[T]:
+        if self._index.trusted(path, status) is not None and status.st_ino not in self._mapped:
+            if status.st_mode & _SPECIAL_BITS:
                 self.faithful = False
-            blobs, size, digest = self._content(fd, path, status.st_size)
+            if status.st_nlink == 1 or self.links.add(path, status):
+                self._budget.grow(path, status.st_size, status.st_size)
+            return self._index.seen[path]
+        if status.st_nlink == 1:
+            return self._read(parent, name, path)
+        # Whose other names are all in this tree is known at the end: nothing of it is read before.
+        if self.links.add(path, status):
+            self._budget.grow(path, status.st_size, status.st_size)
+        return Fresh(self._entry(path, status), status, 0)
+
+    def _read(self, parent: int, name: bytes, path: bytes, ino: int | None = None) -> Fresh[T]:
+        """Take a file's content: of one with several names, that of inode `ino`."""
+        fd = self._open(parent, name, path)
+        try:
+            if self._moving:
+                settle(fd)
+            now = self._now_ns()
+            status = os.fstat(fd)
+            if ino is None:
+                self._budget.grow(path, status.st_size, status.st_size)
+            if not stat.S_ISREG(status.st_mode) or (status.st_ino != ino if ino is not None else status.st_nlink > 1):
+                safe.refuse(path, "changed while it was read")
+            sparse = status.st_blocks * 512 < status.st_size
+            content = self._taker.take(fd, path, status.st_size, sparse=sparse)
         finally:
             os.close(fd)
-        entry = FileEntry(
-            path,
-            FileType.REGULAR,
-            size=size,
-            mode=self._mode(stat.S_IMODE(status.st_mode)),
-            mtime_ns=_mtime(status),
-            digest=digest,
-        )
-        self._add(entry, blobs)
+        self.read += 1
+        return Fresh(self._entry(path, status), status, 0 if status.st_ino in self._mapped else now, content)
 
-    def _content(self, fd: int, path: bytes, expected: int) -> tuple[tuple[Blob, ...], int, str]:
-        """Store a file's content; what counts is what was read, should the file shrink meanwhile."""
-        blobs: list[Blob] = []
-        size = 0
-        whole = hashlib.sha256()
-        while True:
-            want = min(CHUNK, expected - size + 1)
-            chunk = os.read(fd, want)
-            size += len(chunk)
-            if size > expected:
-                safe.refuse(path, "grew while it was read")
+    def _open(self, parent: int, name: bytes, path: bytes) -> int:
+        if self._moving:
+            return safe.open_child(parent, name, safe.READ, path=path)
+        return safe.open_regular(parent, name, path=path)
+
+    def _linked(self, root: int) -> None:
+        """Take the content of files with several names, all of which must be in the tree."""
+        for names in self.links:
+            first = min(names.paths)
+            if len(names.paths) != names.nlink:
+                if self._moving:
+                    continue
+                safe.refuse(
+                    first,
+                    f"is one of {names.nlink} names of a file, {names.nlink - len(names.paths)} of them outside of the"
+                    " tree: hard links across the boundary are refused",
+                )
             if self._stop.is_set():
                 raise Stopped
-            if chunk:
-                blobs.append(self._packs.add(chunk))
-                if expected >= CHUNK:
-                    whole.update(chunk)
-            if len(chunk) < want:
-                break
-        digest = blobs[0].digest if len(blobs) == 1 else whole.hexdigest()
-        return tuple(blobs), size, digest
+            if any(_known(self.node(path)) for path in names.paths):
+                continue
+            try:
+                with safe.parent_of(root, first) as (parent, name):
+                    fresh = self._read(parent, name, first, names.ino)
+            except (OSError, InvalidArgumentError) as error:
+                if self._moving:
+                    continue
+                if isinstance(error, InvalidArgumentError):
+                    raise
+                raise InvalidArgumentError(
+                    f"{safe.brief(first)}: cannot be read: {error.strerror}", field="path"
+                ) from error
+            self._place(first, fresh)
+            for path in names.paths - {first}:
+                node = self.node(path)
+                if isinstance(node, Fresh) and node.status.st_ctime_ns == fresh.status.st_ctime_ns:
+                    node.read_ns = fresh.read_ns
+
+    def node(self, path: bytes) -> Seen | Fresh[T]:
+        """What was found at `path`, which is no top directory."""
+        above, _, name = path.rpartition(b"/")
+        return self.folders[above].names[name]
+
+    def _place(self, path: bytes, node: Seen | Fresh[T]) -> None:
+        above, _, name = path.rpartition(b"/")
+        self.folders[above].names[name] = node
+
+    def _entry(self, path: bytes, status: os.stat_result) -> FileEntry:
+        sparse = status.st_blocks * 512 < status.st_size
+        mode = self._mode(stat.S_IMODE(status.st_mode))
+        return FileEntry(path, FileType.REGULAR, status.st_size, mode, mtime_of(status), sparse=sparse)
 
     def _mode(self, bits: int) -> int:
         if bits & ~0o777:
             self.faithful = False
         return bits & 0o777
 
-    def _add(self, entry: FileEntry, blobs: tuple[Blob, ...] = ()) -> None:
-        self.items.append(Item(entry, blobs))
+
+def _known(node: Seen | Fresh[T]) -> bool:
+    return isinstance(node, Seen) or node.content is not None
 
 
-def _mtime(status: os.stat_result) -> int:
-    return max(-_MTIME, min(_MTIME, status.st_mtime_ns))
+def _facts(node: Seen | Fresh[T]) -> tuple[int, int]:
+    if isinstance(node, Seen):
+        return node.ino, node.ctime_ns
+    return (node.status.st_ino if trusted(node.status, node.read_ns) else 0), node.status.st_ctime_ns
