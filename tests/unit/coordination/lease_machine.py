@@ -15,6 +15,7 @@ from cloudclaw.coordination.records import (
     AttemptRecord,
     AttemptState,
     NodeRecord,
+    RequestRecord,
     SnapshotPointer,
     TaskRecord,
     TaskState,
@@ -52,6 +53,8 @@ class LeaseMachine(RuleBasedStateMachine):
         self.node_views: dict[str, list[Entry]] = {node: [] for node in NODES}
         self.workspace_views: dict[str, list[Entry]] = {name: [] for name in WORKSPACES}
         self.requests: dict[str, tuple[str, str]] = {}
+        self.request_lease = done(self.kv.grant(24 * 3600))
+        """What the requests of archived tasks live on."""
         self.ids = itertools.count(1)
         self.only = ""
         """The task that every pick falls on, in the end."""
@@ -108,7 +111,7 @@ class LeaseMachine(RuleBasedStateMachine):
                 generation=view.record.generation + 1,
             )
             done(self.tx.commit_workspace(TENANT, view, after, new, taken))
-            self.model.heads[workspace] = new.id
+            self.model.commit(workspace, new.id)
         else:
             done(self.tx.release_writer(TENANT, workspace, taken))
 
@@ -119,6 +122,9 @@ class LeaseMachine(RuleBasedStateMachine):
         entries = {entry.key: entry for entry in done(self.kv.range("")).entries}
         records = {}
         for name, task in self.model.tasks.items():
+            if task.archived:
+                self.nothing_is_left_of(name, entries)
+                continue
             entry = entries[keys.task(TENANT, name)]
             record = decode(entry.value, TaskRecord)
             records[name] = record
@@ -143,10 +149,24 @@ class LeaseMachine(RuleBasedStateMachine):
             task.cancel,
         )
         assert bool(record.due) is task.delayed
-        assert record.attempt <= record.plan.max_attempts
+        assert record.attempt - record.given_back <= record.plan.max_attempts
+        assert (record.checkpoint.id if record.checkpoint else "") == task.checkpoint
+        assert (record.given_back, record.checkpoint_wanted, record.checkpoint_served) == (
+            task.given_back,
+            task.wanted,
+            task.served,
+        )
         assert [attempt.number for attempt in record.attempts] == list(range(1, record.attempt + 1))
         running = [attempt for attempt in record.attempts if attempt.state is AttemptState.RUNNING]
         assert len(running) == (record.state is TaskState.RUNNING)
+        assert all(attempt.resumed is task.resumed for attempt in running)
+
+    def nothing_is_left_of(self, name: str, entries: dict[str, Entry]) -> None:
+        """Of an archived task, but the key of its request, on a lease."""
+        assert not [key for key in entries if name in keys.parts(key)]
+        for key, entry in entries.items():
+            if key.startswith(keys.REQUESTS) and decode(entry.value, RequestRecord).task == name:
+                assert entry.lease == self.request_lease
 
     def waiting_keys_are_those_of_queued_tasks(self, stored: list[str], records: dict[str, TaskRecord]) -> None:
         waiting = [key for key in stored if key.startswith((keys.QUEUE, keys.DELAYED))]
@@ -173,6 +193,8 @@ class LeaseMachine(RuleBasedStateMachine):
             entry = entries[keys.workspace(TENANT, name)]
             head = decode(entry.value, WorkspaceRecord).head
             assert (head.id if head else "") == self.model.heads[name]
+            prefix = keys.snapshot(TENANT, name, "")
+            assert {key[len(prefix) :] for key in entries if key.startswith(prefix)} == self.model.snapshots[name]
             views = self.workspace_views[name]
             if not views or views[-1] != entry:
                 views.append(entry)

@@ -32,6 +32,13 @@ class ModelTask:
     commits: int = 0
     ended_at: int = 0
     """Revision of its end; it must stay."""
+    checkpoint: str = ""
+    given_back: int = 0
+    wanted: int = 0
+    served: int = 0
+    resumed: bool = False
+    """The latest attempt began from a checkpoint."""
+    archived: bool = False
 
     @property
     def owns_writer(self) -> bool:
@@ -40,6 +47,7 @@ class ModelTask:
     def claimed(self, node: str, uid: str, token: int) -> None:
         self.state, self.delayed = TaskState.RUNNING, False
         self.attempt += 1
+        self.served, self.resumed = self.wanted, bool(self.checkpoint)
         self.node, self.uid, self.token, self.held = node, uid, token, True
 
     def left(self, state: TaskState, *, delayed: bool = False, revision: int = 0) -> None:
@@ -56,10 +64,22 @@ class ModelTask:
         """Its attempt ended without success."""
         if self.cancel:
             self.left(TaskState.CANCELED, revision=revision)
-        elif (lost or retry) and self.attempt < self.max_attempts:
+        elif (lost or retry) and self.attempt - self.given_back < self.max_attempts:
             self.left(TaskState.QUEUED, delayed=True)
         else:
             self.left(TaskState.FAILED, revision=revision)
+
+    def drained(self, revision: int) -> None:
+        """Its node handed it over: that attempt does not count."""
+        if self.cancel:
+            self.left(TaskState.CANCELED, revision=revision)
+        else:
+            self.given_back += 1
+            self.left(TaskState.QUEUED, delayed=True)
+
+    def answered(self, request: int) -> None:
+        """A request for a checkpoint, and those before it."""
+        self.served = max(self.served, min(request, self.wanted))
 
 
 @dataclass
@@ -71,6 +91,8 @@ class Model:
     alive: dict[str, Entry] = field(default_factory=dict)
     """Living nodes and their key as it is."""
     heads: dict[str, str] = field(default_factory=lambda: dict.fromkeys(WORKSPACES, ""))
+    snapshots: dict[str, set[str]] = field(default_factory=lambda: {name: set() for name in WORKSPACES})
+    """What each workspace lists: every head that ever was, and the checkpoints that are of use."""
     highest_token: int = 0
 
     def writer(self, workspace: str) -> str:
@@ -78,6 +100,18 @@ class Model:
         owners = [name for name, task in self.tasks.items() if task.workspace == workspace and task.owns_writer]
         assert len(owners) <= 1, owners
         return owners[0] if owners else ""
+
+    def commit(self, workspace: str, snapshot: str) -> None:
+        """The workspace has a new head."""
+        self.heads[workspace] = snapshot
+        self.snapshots[workspace].add(snapshot)
+
+    def checkpointed(self, task: ModelTask, snapshot: str) -> None:
+        """The task's next attempt starts from `snapshot` ("": from no checkpoint), and not from the one before."""
+        if task.workspace:
+            self.snapshots[task.workspace] -= {task.checkpoint}
+            self.snapshots[task.workspace] |= {snapshot} - {""}
+        task.checkpoint = snapshot
 
     def node_lost(self, node: str) -> None:
         """The node's lease ended: every key on it is gone."""

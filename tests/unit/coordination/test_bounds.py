@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import random
+import zlib
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -34,19 +38,23 @@ def lived(attempts: int, seed: int = 1, message: str = "x" * 300, plan: Plan | N
     """A task that failed `attempts` times, with checkpoints, long messages and many nodes."""
     chance = random.Random(seed)
     plan = plan or Plan(workspace="site", mode=Mode.EXCLUSIVE, labels={f"key-{n}": "v" * 40 for n in range(20)})
-    task = life.queued(tenant="acme", task="task-1", plan=replace(plan, max_attempts=101), now=NOW, op_id="op")
+    task = life.queued(
+        tenant="acme", task="task-1", plan=replace(plan, max_attempts=101), now=NOW, op_id="op", request="r" * 128
+    )
     now = NOW
     for number in range(attempts):
         now += chance.random() * 1000
         head = SnapshotPointer(id=f"snap-{chance.getrandbits(80):016x}", manifest="a" * 64, parent="p" * 20)
         uid = f"att-{chance.getrandbits(80):020x}"
         task = life.claimed(task, f"node-{chance.randrange(30)}.rack.example", uid, head, now, f"op-{number}")
-        task = life.checkpointed(task, now, head, op_id="op")
+        task = life.checkpointed(task, now, head, op_id="op", frozen=chance.random())
+        task = life.checkpoint_wanted(task, now, op_id="op")
+        task = life.checkpoint_refused(task, now, message, op_id="op", request=task.checkpoint_wanted)
         task = life.reported(
             task,
             now + 10,
             AttemptState.FAILED,
-            EndReason.INTERNAL,
+            chance.choice((EndReason.INTERNAL, EndReason.DRAINED)),
             message,
             op_id="op",
             exit_code=number,
@@ -66,6 +74,8 @@ def test_a_hundred_attempts_fit_with_their_numbers_uids_nodes_and_ends() -> None
     assert [attempt.number for attempt in back.attempts] == list(range(1, 101))
     assert all(attempt.uid and attempt.node and attempt.log_end for attempt in back.attempts)
     assert back.attempts[-1].message
+    assert not back.attempts[0].resumed
+    assert all(attempt.resumed for attempt in back.attempts[1:])
     assert (back.events[0].time, back.events[0].state) == (NOW, TaskState.QUEUED)
 
 
@@ -103,6 +113,27 @@ def test_the_room_for_a_result_can_be_used() -> None:
     assert len(encode(ended)) <= MAX_TASK_BYTES
     assert ended.attempts[0].message == task.attempts[0].message
     assert room_for_result(lived(100)) >= 0
+
+
+@pytest.mark.parametrize("message", ["\0" * 300, "\U0001f980" * 300, '"' * 300])
+def test_messages_of_any_characters_fit(message: str) -> None:
+    """A character of a message can take six bytes in a record."""
+    plan = Plan(workspace="w" * 63, mode=Mode.FORK, pool="p" * 63, labels={f"{n:02}" * 10: "v" * 80 for n in range(16)})
+    for attempts in (1, 3, 30):
+        task = lived(attempts, message=message, plan=plan)
+        assert len(encode(task)) <= MAX_TASK_BYTES
+        assert task.events[-1].message
+        assert task.checkpoint_failure
+
+
+def test_attempts_packed_before_they_said_whether_they_resumed_are_read() -> None:
+    task = lived(60)
+    packed = msgspec.json.decode(encode(task))
+    columns = json.loads(zlib.decompress(base64.b85decode(packed["packed"])))
+    packed["packed"] = base64.b85encode(zlib.compress(json.dumps(columns[:-1]).encode())).decode()
+    back = decode(msgspec.json.encode(packed), TaskRecord)
+    assert [replace(attempt, resumed=False) for attempt in task.attempts[:-2]] == list(back.attempts[:-2])
+    assert task.attempts[-2:] == back.attempts[-2:]
 
 
 def test_what_cannot_be_made_to_fit_is_an_error() -> None:

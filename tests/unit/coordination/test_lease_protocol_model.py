@@ -80,9 +80,9 @@ class LeaseProtocol(LeaseMachine):
             workspace=workspace, mode=Mode.EXCLUSIVE if workspace else Mode.EPHEMERAL, max_attempts=max_attempts
         )
         name = f"task-{next(self.ids)}"
-        record = life.queued(tenant=TENANT, task=name, plan=plan, now=self.clock.now, op_id=self.op())
+        record = life.queued(tenant=TENANT, task=name, plan=plan, now=self.clock.now, op_id=self.op(), request=request)
         earlier = self.requests.get(request) if request else None
-        allowed = earlier is None or earlier[1] == digest
+        allowed = earlier is None or (earlier[1] == digest and not self.model.tasks[earlier[0]].archived)
         answer = self.attempt(
             lambda: self.tx.submit(record, b"spec", request_id=request, digest=digest), allowed, fault
         )
@@ -133,27 +133,59 @@ class LeaseProtocol(LeaseMachine):
             task.claimed(where, uid, token.revision)
 
     @precondition(lambda self: self.tokens)
+    @rule(pick=picks, behind=mostly_now, as_claimed=st.booleans(), request=st.integers(0, 3), fault=faults)
+    def checkpoint(self, pick: int, behind: int, as_claimed: bool, request: int, fault: str) -> None:
+        """A holder records a checkpoint, zombies included; it may answer a request, even one nobody made."""
+        name, token, claimed = self.token(pick)
+        task = self.model.tasks[name]
+        view = claimed if as_claimed else self.versions[name][-1 - min(behind, len(self.versions[name]) - 1)]
+        new = SnapshotPointer(id=f"snap-{self.op()}", manifest="m")
+        allowed = self.holds(task, token) and view.mod_revision == self.versions[name][-1].mod_revision
+
+        def call() -> Coroutine[Any, Any, Versioned[TaskRecord]]:
+            after = life.checkpointed(view.record, self.clock.now, new, op_id=self.op(), request=request)
+            return self.tx.checkpoint(token, view, after, new)
+
+        if self.attempt(call, allowed, fault) is not None:
+            self.model.checkpointed(task, new.id)
+            task.answered(request)
+
+    @precondition(lambda self: self.some(lambda task: task.state is TaskState.RUNNING))
     @rule(pick=picks, behind=mostly_now, fault=faults)
-    def checkpoint(self, pick: int, behind: int, fault: str) -> None:
+    def want_checkpoint(self, pick: int, behind: int, fault: str) -> None:
+        name, view, now = self.view(pick, behind, lambda task: task.state is TaskState.RUNNING)
+        task = self.model.tasks[name]
+
+        def call() -> Coroutine[Any, Any, Versioned[TaskRecord]]:
+            after = life.checkpoint_wanted(view.record, self.clock.now, op_id=self.op())
+            return self.tx.want_checkpoint(view, after)
+
+        if self.attempt(call, now and task.state is TaskState.RUNNING, fault) is not None:
+            task.wanted += 1
+
+    @precondition(lambda self: self.some(lambda task: task.served < task.wanted))
+    @rule(pick=picks, behind=mostly_now, request=st.integers(1, 3), fault=faults)
+    def refuse_checkpoint(self, pick: int, behind: int, request: int, fault: str) -> None:
         name, token, _ = self.token(pick)
         task = self.model.tasks[name]
         view = self.versions[name][-1 - min(behind, len(self.versions[name]) - 1)]
-        new = SnapshotPointer(id=f"snap-{self.op()}", manifest="m")
+        if view.record.checkpoint_served >= min(request, view.record.checkpoint_wanted):
+            return  # answered before: nothing is to be written
+
+        def call() -> Coroutine[Any, Any, Versioned[TaskRecord]]:
+            after = life.checkpoint_refused(view.record, self.clock.now, "no", op_id=self.op(), request=request)
+            return self.tx.serve_checkpoint(token, view, after)
+
         allowed = self.holds(task, token) and view is self.versions[name][-1]
-        self.attempt(
-            lambda: self.tx.checkpoint(
-                token, view, life.checkpointed(view.record, self.clock.now, new, op_id=self.op()), new
-            ),
-            allowed,
-            fault,
-        )
+        if self.attempt(call, allowed, fault) is not None:
+            task.answered(request)
 
     @precondition(lambda self: self.tokens)
     @rule(
         pick=picks,
         behind=mostly_now,
         as_claimed=st.booleans(),
-        how=st.sampled_from(["success", "success", "failure", "retryable", "canceled"]),
+        how=st.sampled_from(["success", "success", "failure", "retryable", "canceled", "drained", "drained"]),
         fault=faults,
     )
     def report(self, pick: int, behind: int, as_claimed: bool, how: str, fault: str) -> None:
@@ -170,7 +202,7 @@ class LeaseProtocol(LeaseMachine):
                 view.record,
                 self.clock.now,
                 state,
-                EndReason.NONZERO_EXIT,
+                EndReason.DRAINED if how == "drained" else EndReason.NONZERO_EXIT,
                 op_id=self.op(),
                 retryable=how == "retryable",
                 token=token.revision,
@@ -183,9 +215,12 @@ class LeaseProtocol(LeaseMachine):
             return
         if how == "success" and not task.cancel:
             task.left(TaskState.SUCCEEDED, revision=answer.mod_revision)
+            self.model.checkpointed(task, "")
             if task.workspace:
                 task.commits += 1
-                self.model.heads[task.workspace] = new.id
+                self.model.commit(task.workspace, new.id)
+        elif how == "drained":
+            task.drained(answer.mod_revision)
         else:
             task.failed(answer.mod_revision, lost=False, retry=how in ("retryable", "canceled"))
 
@@ -279,6 +314,19 @@ class LeaseProtocol(LeaseMachine):
         if answer is not None:
             task.delayed = False
 
+    @precondition(lambda self: self.some(lambda task: task.state.ended))
+    @rule(pick=picks, count=st.integers(1, 3), again=st.booleans(), fault=faults)
+    def archive(self, pick: int, count: int, again: bool, fault: str) -> None:
+        """A few ended tasks, or once more some that are gone."""
+        ended = [name for name, task in self.model.tasks.items() if task.state.ended and task.archived is again]
+        names = {ended[(pick + n) % len(ended)] for n in range(count)} if ended else set()
+        tasks = [self.versions[name][-1] for name in sorted(names)]
+        answer = self.attempt(lambda: self.tx.archive(tasks, self.request_lease), True, fault if tasks else "")
+        if answer is not None:
+            assert answer == tasks
+            for name in names:
+                self.model.tasks[name].archived = True
+
     def teardown(self) -> None:
         """No task is lost: from wherever it was left, a healthy cluster brings every one to its end."""
         if not self.terms or sys.exc_info()[0] is not None:
@@ -301,6 +349,10 @@ class LeaseProtocol(LeaseMachine):
                 else:
                     self.report(1, 0, False, "success", "")
             assert task.state.ended, (name, task)
+        for _ in self.model.tasks:
+            self.archive(0, 1, False, "")
+            self.the_store_is_as_the_rules_say()
+        assert all(task.archived for task in self.model.tasks.values())
 
 
 TestLeaseProtocol = LeaseProtocol.TestCase

@@ -28,8 +28,10 @@ class CheckpointTransactions(Store):
         self, token: Token, task: Versioned[TaskRecord], after: TaskRecord
     ) -> Versioned[TaskRecord]:
         """Answer a request for a checkpoint that came to nothing (`life.checkpoint_refused`). Guards: token; task
-        unchanged."""
+        unchanged. Nothing is written when the request was answered before (`after` is the task as it is)."""
         _same_checkpoint(task.record, after)
+        if after == task.record:
+            return task
         return await self._change(task, after, (), (), token=token)
 
     async def want_checkpoint(self, task: Versioned[TaskRecord], after: TaskRecord) -> Versioned[TaskRecord]:
