@@ -54,6 +54,10 @@ class FakeScheduler(_Scheduler):  # type: ignore[misc]
         self.on_break: Callable[[], None] = lambda: None
         self.node_address = ""
         self.changes: list[task_pb2.Task] = []
+        self.lists: list[pb.ListTasksRequest] = []
+        self.streams: list[pb.StreamResultsRequest] = []
+        self.acked: dict[str, list[str]] = {}
+        self.late: set[str] = set()
 
     def _away(self) -> None:
         if self.unavailable > 0:
@@ -105,6 +109,7 @@ class FakeScheduler(_Scheduler):  # type: ignore[misc]
 
     async def ListTasks(self, request: pb.ListTasksRequest, context: Any) -> pb.ListTasksResponse:
         self._away()
+        self.lists.append(pb.ListTasksRequest.FromString(request.SerializeToString()))
         found = [
             task
             for task in reversed(self.tasks.values())
@@ -164,7 +169,54 @@ class FakeScheduler(_Scheduler):  # type: ignore[misc]
         reason = task_pb2.END_REASON_NONZERO_EXIT if code else task_pb2.END_REASON_COMPLETED
         result = task_pb2.Result(task_id=task.task_id, state=task.state, reason=reason, exit_code=code)
         result.message = f"exit code {code}" if code else ""
+        for path in task.spec.artifacts:
+            result.artifacts.add(path=path, size=5, digest="ab" * 32)
         return pb.GetResultResponse(result=result)
+
+    async def CheckpointTask(self, request: Any, context: Any) -> pb.CheckpointTaskResponse:
+        task = self._find(request.task_id)
+        if task.state in ENDED:
+            raise PreconditionError(f"{task.task_id} does not run", reason="TASK_NOT_RUNNING")
+        task.checkpoint.CopyFrom(task_pb2.SnapshotRef(snapshot_id="snap-1", files=3, bytes=2048))
+        response = pb.CheckpointTaskResponse(checkpoint=task.checkpoint)
+        response.frozen.FromMilliseconds(12)
+        return response
+
+    async def StreamResults(
+        self, request: pb.StreamResultsRequest, context: Any
+    ) -> AsyncIterator[pb.StreamResultsResponse]:
+        self.streams.append(pb.StreamResultsRequest.FromString(request.SerializeToString()))
+        acked = self.acked.setdefault(request.consumer, [])
+        for task_id, task in self.tasks.items():
+            if f"receipt-{task_id}" in acked or task.tenant != caller().tenant:
+                continue
+            result = (await self.GetResult(pb.GetResultRequest(task_id=task_id), context)).result
+            yield pb.StreamResultsResponse(result=result, receipt=f"receipt-{task_id}")
+            if self.breaks > 0:
+                self.breaks -= 1
+                raise UnavailableError("restarting")
+        if not request.drain:
+            await asyncio.Event().wait()
+
+    async def AckResults(self, request: pb.AckResultsRequest, context: Any) -> pb.AckResultsResponse:
+        acked = self._consumer(request.consumer)
+        expired = [receipt for receipt in request.receipts if receipt in self.late]
+        acked += [receipt for receipt in request.receipts if receipt not in self.late]
+        return pb.AckResultsResponse(expired=expired)
+
+    async def ListConsumers(self, request: Any, context: Any) -> pb.ListConsumersResponse:
+        consumers = [pb.Consumer(name=name, backlog=len(self.tasks) - len(acked)) for name, acked in self.acked.items()]
+        return pb.ListConsumersResponse(consumers=consumers)
+
+    async def DeleteConsumer(self, request: Any, context: Any) -> pb.DeleteConsumerResponse:
+        self._consumer(request.consumer)
+        del self.acked[request.consumer]
+        return pb.DeleteConsumerResponse()
+
+    def _consumer(self, name: str) -> list[str]:
+        if name not in self.acked:
+            raise NotFoundError(f"no consumer {name!r}")
+        return self.acked[name]
 
     async def GetClusterStatus(self, request: Any, context: Any) -> pb.GetClusterStatusResponse:
         status = pb.GetClusterStatusResponse(leader="127.0.0.1:7401", term=7, version="0.1.0", etcd_bytes=4096)
@@ -183,6 +235,8 @@ class FakeWorkspaces(_Workspace):  # type: ignore[misc]
         self.retention: dict[str, ws_pb.Retention] = {}
         self.rounds: list[tuple[str, bool]] = []
         self.deleted: list[str] = []
+        self.artifacts: dict[tuple[str, str], bytes] = {}
+        self.breaks = 0
         self.archive: bytes | None = None
         """Given to downloads instead of the tree; for hostile ones."""
 
@@ -258,6 +312,16 @@ class FakeWorkspaces(_Workspace):  # type: ignore[misc]
         response.snapshot.snapshot_id = "snap-1"
         return response
 
+    async def DownloadArtifact(self, request: Any, context: Any) -> AsyncIterator[ws_pb.DownloadArtifactResponse]:
+        if (request.task_id, request.path) not in self.artifacts:
+            raise NotFoundError(f"no artifact {request.path!r}")
+        data = self.artifacts[request.task_id, request.path]
+        for start in range(0, len(data), 3):
+            yield ws_pb.DownloadArtifactResponse(data=data[start : start + 3])
+            if self.breaks > 0:
+                self.breaks -= 1
+                raise UnavailableError("restarting")
+
     async def DownloadArchive(self, request: Any, context: Any) -> AsyncIterator[ws_pb.DownloadArchiveResponse]:
         tree = self._tree(request.workspace)
         data = self.archive
@@ -296,7 +360,7 @@ class FakePool(_Pool):  # type: ignore[misc]
     async def DrainNode(self, request: Any, context: Any) -> pool_pb.DrainNodeResponse:
         require_role("operator")
         self.draining = True
-        self.history.append("drain")
+        self.history.append("hand over" if request.hand_over else "drain")
         return pool_pb.DrainNodeResponse(running=1)
 
     async def UndrainNode(self, request: Any, context: Any) -> pool_pb.UndrainNodeResponse:
