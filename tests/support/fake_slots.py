@@ -353,9 +353,13 @@ class FakePool:
             del self.host.alive[number]
             self.host.destroyed.append(number)
 
-    async def close(self) -> None:
+    def cut(self) -> None:
+        """The manager is killed."""
         for slot in self._slots:
             slot.closed = True
+
+    async def close(self) -> None:
+        self.cut()
 
 
 class FakeState:

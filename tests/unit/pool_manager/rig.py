@@ -229,6 +229,7 @@ class Rig:
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._number = 0
+        self._adapter = FakePool(self.host, 0)
         self.manager: PoolManager
         self.node: Node
         self.contact: Contact
@@ -263,7 +264,7 @@ class Rig:
         )
 
         async def equip(generation: int) -> Equipment:
-            adapter = FakePool(self.host, generation)
+            adapter = self._adapter = FakePool(self.host, generation)
             pool = SlotPool("default", adapter, self.clock, slots=self.slots, hard_cap=self.host.cap, metrics=metrics)
             return Equipment({"default": Template(pool, self.limits, self.runtimes)}, self.workspaces)
 
@@ -280,8 +281,9 @@ class Rig:
         await settle()
 
     async def crash(self) -> None:
-        """Kill the manager: nothing is cleaned up."""
+        """Kill the manager: nothing is cleaned up, and none of its calls reaches a slot any more."""
         assert self._task is not None
+        self._adapter.cut()
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task

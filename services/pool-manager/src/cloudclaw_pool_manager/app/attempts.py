@@ -138,8 +138,9 @@ class AttemptRunner:
         self._unwanted = wanted
         self.checkpoints.hand_over(wanted)
 
-    def handed_over(self) -> None:
+    def handed_over(self) -> bool:
         self._end(KillReason.DRAINED)
+        return self._stop is KillReason.DRAINED
 
     def sick(self, slot: Slot, message: str) -> None:
         """A call to `slot` failed while it ran this attempt."""

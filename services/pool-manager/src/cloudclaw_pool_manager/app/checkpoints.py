@@ -46,8 +46,9 @@ class Runner(Protocol):
         """It is not ours any more."""
         ...
 
-    def handed_over(self) -> None:
-        """Its checkpoint is recorded and it stands still at it: end it, to go on elsewhere."""
+    def handed_over(self) -> bool:
+        """Its checkpoint is recorded and it stands still at it: end it, to go on elsewhere. False when somebody ends
+        it already."""
         ...
 
     def sick(self, slot: Slot, message: str) -> None:
@@ -135,9 +136,6 @@ class Checkpointer:
                 self._give_up()
                 if isinstance(error, SlotFailedError):
                     self._runner.sick(slot, str(error))
-            except Exception as error:  # noqa: BLE001 - a fault of ours costs a checkpoint, not the attempt
-                _log.exception("a checkpoint failed by a fault", error=str(error))
-                self._give_up()
             if self._interval:
                 self._due = self._ran() + self._interval
 
@@ -165,9 +163,7 @@ class Checkpointer:
             self._served = max(self._served, request)
             if checkpoint.snapshot is not None:
                 outcome = "committed"
-                stays = handing and self._hand_over and self._runner.may_pause
-                if stays:
-                    self._runner.handed_over()
+                stays = handing and self._hand_over and self._runner.handed_over()
         finally:
             self._around.metrics.checkpoints.labels(self._pool, outcome).inc()
             if not stays:
@@ -184,6 +180,12 @@ class Checkpointer:
             self.last_failure = str(error)
             if isinstance(error, SlotFailedError):
                 self._runner.sick(slot, self.last_failure)
+            return Checkpoint(None, request, failure=self.last_failure)
+        except FencedIncarnationError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a fault of ours costs a checkpoint, not the attempt
+            _log.exception("a checkpoint failed by a fault")
+            self.last_failure = f"a fault of the pool-manager: {error!r}"
             return Checkpoint(None, request, failure=self.last_failure)
         seconds = clock.boottime() - begun
         self.last_failure = ""

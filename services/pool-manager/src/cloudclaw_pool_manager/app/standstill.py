@@ -13,9 +13,13 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Collection
 
+import structlog
+
 from cloudclaw.clock import Clock
 from cloudclaw_pool_manager.domain.timers import RunTimers
-from cloudclaw_pool_manager.ports.backend import Slot
+from cloudclaw_pool_manager.ports.backend import Slot, SlotFailedError
+
+_log = structlog.get_logger()
 
 
 class Standstill:
@@ -64,7 +68,10 @@ class Standstill:
             await self._slot.freeze(self._uid)
             yield await self._slot.mapped(self._uid)
         except BaseException:
-            await self.let_go()
+            try:
+                await self.let_go()
+            except SlotFailedError as error:  # found by everybody who calls the slot; why the pause ended counts here
+                _log.warning("a slot was lost in a pause", error=str(error))
             raise
         else:
             if not keep:
