@@ -7,15 +7,22 @@ import asyncio
 import tempfile
 from pathlib import Path
 
-from tests.bench import latency, logs, memory, queue, recovery, throughput
+from tests.bench import latency, logs, memory, queue, recovery, snapshots, throughput
 from tests.bench.report import Row, show
 
-PARTS = ("latency", "logs", "throughput", "memory", "recovery", "queue")
+PARTS = ("latency", "logs", "throughput", "memory", "snapshots", "recovery", "queue")
 
 
 async def run(parts: list[str], queued: int, rows: list[Row]) -> None:
     """Add the rows of the chosen parts, one part after the other."""
-    simple = {"latency": latency, "logs": logs, "throughput": throughput, "memory": memory, "recovery": recovery}
+    simple = {
+        "latency": latency,
+        "logs": logs,
+        "throughput": throughput,
+        "memory": memory,
+        "snapshots": snapshots,
+        "recovery": recovery,
+    }
     for part in parts:
         with tempfile.TemporaryDirectory(prefix=f"claw-bench-{part}-") as directory:
             print(f"bench: {part}", flush=True)
