@@ -25,7 +25,8 @@ from cloudclaw_pool_manager.app.runner import Template
 from cloudclaw_pool_manager.app.slots import SlotPool
 from cloudclaw_pool_manager.domain.attempt import Limits
 from cloudclaw_pool_manager.runtimes.command import CommandRuntime
-from tests.support.fake_slots import FakeHost, FakePool, FakeState, FakeSupervisor, FakeWorkspaces
+from tests.support.fake_node import FakeState, FakeWorkspaces
+from tests.support.fake_slots import FakeHost, FakePool, FakeSupervisor
 from tests.support.kv import ManualClock
 
 NODE = "n1"

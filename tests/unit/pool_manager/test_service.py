@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,23 @@ import pytest_asyncio
 
 from cloudclaw.clock import SystemClock
 from cloudclaw.config import ServerSettings
-from cloudclaw.errors import InvalidArgumentError, NotFoundError, PermissionDeniedError, PreconditionError
+from cloudclaw.errors import (
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnavailableError,
+)
 from cloudclaw.rpc.auth import Authenticator, Minter
 from cloudclaw.rpc.channel import open_channel
 from cloudclaw.rpc.server import RpcServer
+from cloudclaw.snapshots.port import Progress
 from cloudclaw.v1 import pool_manager_pb2 as pb
+from cloudclaw.v1 import task_pb2
 from cloudclaw.v1.pool_manager_pb2_grpc import PoolManagerServiceStub, add_PoolManagerServiceServicer_to_server
 from cloudclaw_pool_manager.app.operations import Operations
 from cloudclaw_pool_manager.server.pool_manager import SERVICE, PoolManagerServicer
+from tests.unit.pool_manager.pausing import ask
 from tests.unit.pool_manager.rig import Rig
 
 
@@ -118,6 +128,32 @@ async def test_a_drain_says_how_much_still_runs(service: Service) -> None:
     assert service.rig.serving[-1] is False
     await stub.UndrainNode(pb.UndrainNodeRequest())
     assert service.rig.serving[-1] is True
+
+
+async def test_a_drain_with_hand_over_ends_attempts_at_their_checkpoints(service: Service) -> None:
+    task, _ = await service.rig.running()
+    assert (await service.stub("operator").DrainNode(pb.DrainNodeRequest(hand_over=True))).running == 1
+    await service.rig.gone(task)
+    assert service.rig.report_of(task).reason == task_pb2.END_REASON_DRAINED
+
+
+async def test_slots_show_how_far_work_on_files_has_come_and_why_a_checkpoint_failed(service: Service) -> None:
+    rig = service.rig
+    rig.workspaces.progress = Progress(5, 50, 10, 100)
+    rig.workspaces.gates["checkout"] = asyncio.Event()
+    task = await rig.assign()
+    await rig.until(lambda: "checkout" in rig.workspaces.waiting)
+    stub = service.stub("operator")
+    [slot] = [s for s in (await stub.ListSlots(pb.ListSlotsRequest())).slots if s.task_id]
+    assert (slot.progress.files, slot.progress.total_files) == (5, 10)
+    rig.workspaces.gates["checkout"].set()
+    await rig.until(lambda: task.uid in rig.host.running())
+    rig.workspaces.errors["scan"] = [UnavailableError("no store")]
+    ask(rig, task, 1)
+    await rig.until(lambda: bool(rig.leader.checkpoints))
+    [slot] = [s for s in (await stub.ListSlots(pb.ListSlotsRequest())).slots if s.task_id]
+    assert not slot.HasField("progress")
+    assert slot.last_failure == "no checkpoint of its attempt: no store"
 
 
 async def test_a_busy_slot_is_recycled_only_by_force(service: Service) -> None:

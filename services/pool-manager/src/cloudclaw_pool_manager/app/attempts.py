@@ -177,10 +177,8 @@ class AttemptRunner:
         await self._conclude(self._start())
 
     def take_over(self, entry: SlotEntry, status: SlotStatus, started: Started, log_start: int) -> None:
-        """Become the runner of an attempt that an earlier manager left in `entry`; then `resume`.
-
-        Not a coroutine: from here on nothing that the slot reports is missed.
-        """
+        """Become the runner of an attempt that an earlier manager left in `entry`; then `resume`. No coroutine, so
+        that nothing is missed of what the slot reports from here on."""
         slot = self._berth.adopt(entry)
         self._prepared = started.prepared
         self._timers = timers_of(self.assignment, started.boottime)
