@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
+import zstandard
 
 from cloudclaw.coordination.records import SnapshotPointer
 from cloudclaw.errors import DataLossError, InvalidArgumentError
@@ -89,6 +92,7 @@ async def test_a_manifest_that_names_a_path_outside_is_not_believed(tmp_path: Pa
     pointer = await publish(store, manifest_of(store, FileEntry(path, FileType.REGULAR)))
     with pytest.raises(DataLossError):
         await manager.checkout(TENANT, pointer, "uid")
+    await manager.settled()
     assert not list(tmp_path.rglob("planted"))
     assert not list((tmp_path / "trees" / "live").iterdir())
 
@@ -123,6 +127,123 @@ async def test_a_symlink_planted_while_restoring_is_not_written_through(
     with pytest.raises(InvalidArgumentError, match="symlink"):
         await manager.checkout(TENANT, saved, "other")
     assert untouched(outside)
+
+
+async def planted(store: MemoryObjects, *items: Item) -> SnapshotPointer:
+    """A stored manifest of `items` below empty tops."""
+    tops = [Item(FileEntry(top.encode(), FileType.DIRECTORY, mode=0o755)) for top in (HOME, WORKSPACE)]
+    return await publish(store, Manifest([*tops, *items]))
+
+
+def regular(store: MemoryObjects, path: bytes = b"workspace/file") -> Item:
+    """A file whose content is stored."""
+    return next(i for i in manifest_of(store, FileEntry(path, FileType.REGULAR)).items if i.entry.path == path)
+
+
+@pytest.mark.parametrize(
+    ("path", "link"),
+    [
+        (b"workspace/zlink", b"../../../outside/secret"),
+        (b"workspace/zlink", b"/etc/passwd"),
+        (b"workspace/zlink", b"workspace/missing"),
+        (b"workspace/zlink", b"workspace"),
+        (b"workspace/zlink", b"workspace/symlink"),
+        (b"workspace/zlink", b"workspace/zlink"),
+        (b"workspace/alink", b"workspace/file"),
+    ],
+    ids=["above", "absolute", "missing", "directory", "symlink", "itself", "later"],
+)
+async def test_a_hard_link_to_anything_but_a_file_before_it_is_refused(
+    tmp_path: Path, outside: Path, path: bytes, link: bytes
+) -> None:
+    store = MemoryObjects()
+    symlink = Item(FileEntry(b"workspace/symlink", FileType.SYMLINK, target=os.fsencode(outside / "secret")))
+    pointer = await planted(store, regular(store), symlink, Item(FileEntry(path, FileType.REGULAR, link=link)))
+    with pytest.raises(DataLossError, match="hard link"):
+        await engine(tmp_path, store).checkout(TENANT, pointer, "uid")
+    assert (outside / "secret").stat().st_nlink == 1
+    assert not list((tmp_path / "trees" / "live").iterdir())
+
+
+async def test_a_hard_link_whose_file_was_swapped_for_a_symlink_leads_nowhere(
+    tmp_path: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = engine(tmp_path)
+    tree = await manager.checkout(TENANT, None, "uid")
+    (tree.path / WORKSPACE / "file").write_text("x")
+    (tree.path / WORKSPACE / "link").hardlink_to(tree.path / WORKSPACE / "file")
+    saved = (await manager.snapshot(TENANT, tree, "snap-1")).pointer
+    real = os.link
+
+    def swap(source: bytes, name: bytes, **options: int) -> None:
+        os.unlink(source, dir_fd=options["src_dir_fd"])
+        os.symlink(os.fsencode(outside / "secret"), source, dir_fd=options["src_dir_fd"])
+        real(source, name, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "link", swap)
+    await manager.checkout(TENANT, saved, "other")
+    assert (outside / "secret").stat().st_nlink == 1
+    assert untouched(outside)
+
+
+@pytest.mark.parametrize(
+    ("size", "stored", "message"),
+    [
+        (+1, 0, "instead of 8"),
+        (-1, 0, "instead of 6"),
+        (0, +1, "bytes came back"),
+        (0, -1, "damaged"),
+        (+(64 << 30), 0, "larger than any can be"),
+        (0, +(64 << 30), "larger than any can be"),
+    ],
+    ids=["longer", "shorter", "frame-longer", "frame-shorter", "bomb", "frame-bomb"],
+)
+async def test_a_blob_of_another_size_than_said_is_found_out_and_named(
+    tmp_path: Path, size: int, stored: int, message: str
+) -> None:
+    store = MemoryObjects()
+    item = regular(store)
+    (blob,) = item.blobs
+    false = msgspec.structs.replace(blob, size=blob.size + size, stored=blob.stored + stored)
+    pointer = await planted(store, Item(replace(item.entry, size=false.size), (false,)))
+    with pytest.raises(DataLossError, match=f"{blob.digest}.*{message}.*'workspace/file'|too short"):
+        await engine(tmp_path, store).checkout(TENANT, pointer, "uid")
+    assert not list((tmp_path / "trees" / "live").iterdir())
+
+
+@pytest.mark.parametrize("size", [0, 6, 8, 1 << 40])
+async def test_a_file_of_another_size_than_its_blobs_is_refused(tmp_path: Path, size: int) -> None:
+    store = MemoryObjects()
+    item = regular(store)
+    pointer = await planted(store, Item(replace(item.entry, size=size), item.blobs))
+    with pytest.raises(DataLossError, match="size"):
+        await engine(tmp_path, store).checkout(TENANT, pointer, "uid")
+
+
+@pytest.mark.parametrize("empty", [False, True])
+async def test_a_file_whose_digest_is_not_its_contents_is_refused(tmp_path: Path, empty: bool) -> None:
+    store = MemoryObjects()
+    item = regular(store)
+    entry = replace(item.entry, digest="0" * 64, size=0 if empty else item.entry.size)
+    pointer = await planted(store, Item(entry, () if empty else item.blobs))
+    with pytest.raises(DataLossError, match="'workspace/file' has another digest"):
+        await engine(tmp_path, store).checkout(TENANT, pointer, "uid")
+
+
+async def test_a_blob_of_another_pack_in_its_place_is_found_out(tmp_path: Path) -> None:
+    store = MemoryObjects()
+    item = regular(store)
+    other = await planted_pack(store, b"PLANTED")
+    pointer = await planted(store, Item(item.entry, (msgspec.structs.replace(item.blobs[0], pack=other),)))
+    with pytest.raises(DataLossError, match=f"{item.entry.digest} in {other}"):
+        await engine(tmp_path, store).checkout(TENANT, pointer, "uid")
+
+
+async def planted_pack(store: MemoryObjects, content: bytes) -> str:
+    """A pack of its own that holds `content`."""
+    name = "tenants/acme/packs/other/up-0-0"
+    await store.put(name, zstandard.ZstdCompressor(level=1).compress(content))
+    return name
 
 
 # -- removal --
