@@ -120,6 +120,15 @@ async def test_a_workspace_deleted_in_the_moment_of_a_fork_s_checkpoint_gets_not
     assert snapshots(await scene.dump()) == []
 
 
+async def test_a_workspace_deleted_in_the_moment_of_a_fork_s_success_gets_nothing(scene: Scene) -> None:
+    token, task = await scene.running(FORK)
+    scene.kv.before_txn = lambda: delete_workspace(scene)
+    with pytest.raises(AbortedError):
+        await succeed(scene, token, task, pointer("result"))
+    assert snapshots(await scene.dump()) == []
+    assert (await succeed(scene, token, task, pointer("result"))).record.state is TaskState.SUCCEEDED
+
+
 async def test_a_fork_s_success_is_listed_in_its_workspace(scene: Scene) -> None:
     token, task = await scene.running(FORK)
     await succeed(scene, token, task, pointer("result"))

@@ -78,6 +78,16 @@ async def test_many_that_register_at_once_are_one_consumer(scene: Scene) -> None
     assert len({answer.record for answer in answers}) == 1
 
 
+async def test_a_consumer_that_another_makes_in_that_moment_is_answered(scene: Scene) -> None:
+    first = fresh(scene)
+
+    async def another() -> None:
+        await scene.tx.register_consumer(TENANT, "new", first)
+
+    scene.kv.before_txn = another
+    assert (await scene.tx.register_consumer(TENANT, "new", fresh(scene, 99))).record == first
+
+
 async def test_a_tenant_has_so_many_consumers_and_no_more(scene: Scene) -> None:
     for n in range(MAX_CONSUMERS - 1):
         await scene.place(keys.consumer(TENANT, f"c{n}"), encode(fresh(scene)))
@@ -225,6 +235,17 @@ async def test_acknowledgements_side_by_side_lose_none(scene: Scene) -> None:
     assert (await consumer(scene)).record.acked == tuple(range(20, 26))
 
 
+async def test_an_acknowledgement_in_between_is_not_written_over(scene: Scene) -> None:
+    receipts = await out(scene, 2)
+
+    async def another() -> None:
+        assert await scene.tx.ack(TENANT, "bot", receipts[1:], settled) == []
+
+    scene.kv.before_txn = another
+    assert await scene.tx.ack(TENANT, "bot", receipts[:1], settled) == []
+    assert (await consumer(scene)).record.acked == (20, 21)
+
+
 async def test_more_receipts_than_one_transaction_takes(scene: Scene) -> None:
     receipts = await out(scene, 130)
     assert await scene.tx.ack(TENANT, "bot", [*receipts, receipts[0]], settled) == []
@@ -249,9 +270,10 @@ async def test_lost_answers_of_an_acknowledgement(scene: Scene) -> None:
     assert scene.kv.sent["txn"] == sent + 1
 
 
-@pytest.mark.parametrize("cursor", [10, 40])
+@pytest.mark.parametrize("applied", [True, False])
+@pytest.mark.parametrize("cursor", [10, 20])
 async def test_a_lost_answer_after_which_another_acknowledged_is_no_late_receipt(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch, cursor: int
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, cursor: int, applied: bool
 ) -> None:
     receipts = await out(scene, 2)
     get = scene.kv.get
@@ -262,7 +284,7 @@ async def test_a_lost_answer_after_which_another_acknowledged_is_no_late_receipt
             await scene.tx.ack(TENANT, "bot", [meanwhile.pop()], lambda r, new: replace(settled(r, new), cursor=cursor))
         return await get(key)
 
-    scene.kv.fail_next("txn", applied=True)
+    scene.kv.fail_next("txn", applied=applied)
     sent = scene.kv.sent["txn"]
     monkeypatch.setattr(scene.kv, "get", another_first)
     assert await scene.tx.ack(TENANT, "bot", receipts[:1], settled) == []

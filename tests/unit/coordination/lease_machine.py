@@ -228,13 +228,14 @@ class LeaseMachine(RuleBasedStateMachine):
         return name, versions[-1 - behind], behind == 0
 
     def token(self, pick: int) -> tuple[str, Token, Versioned[TaskRecord]]:
-        """An attempt that began once; mostly one that is still held, otherwise a zombie's or a lost one."""
-        held = [
-            begun
-            for begun in self.tokens
-            if self.holds(self.model.tasks[begun[0]], begun[1]) and self.only in ("", begun[0])
+        """An attempt that began once; mostly one that is still held, otherwise a zombie's: of one whose key is gone
+        and whose task does not say so yet, or of any."""
+        mine = [begun for begun in self.tokens if self.only in ("", begun[0])]
+        held = [begun for begun in mine if self.holds(self.model.tasks[begun[0]], begun[1])]
+        fenced = [
+            begun for begun in mine if self.model.tasks[begun[0]].token == begun[1].revision and begun not in held
         ]
-        among = held if held and pick % ODD else self.tokens
+        among = (held if pick % ODD else fenced if pick % 2 else []) or self.tokens
         return among[-1 - pick % min(len(among), self.window)]
 
     def workspace_view(self, workspace: str, behind: int) -> Entry | None:

@@ -6,6 +6,7 @@ and the invariants of design §5 are read off the store itself after every step.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Coroutine
 from typing import Any
@@ -328,14 +329,20 @@ class LeaseProtocol(LeaseMachine):
                 self.model.tasks[name].archived = True
 
     def teardown(self) -> None:
-        """No task is lost: from wherever it was left, a healthy cluster brings every one to its end."""
+        """No task is lost: from wherever it was left, a healthy cluster brings every one to its end.
+
+        Every other one is handed over once more and then fails until its attempts are used up.
+        """
         if not self.terms or sys.exc_info()[0] is not None:
             return  # not begun, or failed already
         for index, node in enumerate(NODES):
             if node not in self.model.alive:
                 self.node_returns(index)
-        for name, task in sorted(self.model.tasks.items(), key=lambda item: not item[1].owns_writer):
-            for _ in range(4 * task.max_attempts):
+        unfinished = [name for name, task in self.model.tasks.items() if not task.state.ended]
+        for number, name in enumerate(sorted(unfinished, key=lambda name: not self.model.tasks[name].owns_writer)):
+            task = self.model.tasks[name]
+            reports = itertools.chain(["drained"], itertools.repeat("retryable"))
+            for _ in range(4 * (task.max_attempts + 2)):
                 self.the_store_is_as_the_rules_say()
                 if task.state.ended:
                     break
@@ -347,8 +354,10 @@ class LeaseProtocol(LeaseMachine):
                 elif not task.held:
                     self.expire(1, 0, 0, "")
                 else:
-                    self.report(1, 0, False, "success", "")
+                    self.report(1, 0, False, next(reports) if number % 2 else "success", "")
             assert task.state.ended, (name, task)
+            if task.state is TaskState.FAILED:
+                assert task.attempt - task.given_back == task.max_attempts
         for _ in self.model.tasks:
             self.archive(0, 1, False, "")
             self.the_store_is_as_the_rules_say()
