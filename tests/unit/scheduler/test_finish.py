@@ -173,6 +173,17 @@ async def test_a_finish_waits_for_the_log(plane: Plane, user: User) -> None:
     assert await user.log(task_id) == b"hello"
 
 
+async def test_what_is_stored_of_a_log_outlives_its_spool(plane: Plane, user: User) -> None:
+    node = await Node(plane).connect()
+    task_id = await user.submit()
+    assignment = await node.next()
+    await node.write(assignment, 0, b"hello")
+    lost = {"state": task_pb2.ATTEMPT_STATE_FAILED, "reason": task_pb2.END_REASON_SLOT_FAILED}
+    assert await node.finish(assignment, retryable=True, **lost) == COMMITTED
+    assert (await user.get(task_id)).attempts[0].log_end == 5
+    assert await user.log(task_id, attempt=1) == b"hello"
+
+
 async def test_a_finish_whose_log_does_not_come_is_put_off(plane: Plane, user: User) -> None:
     node = await Node(plane).connect()
     task_id = await user.submit()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -88,6 +89,10 @@ class Finisher:
         outcome = outcome_of(report.outcome)
         if outcome.reason is EndReason.DRAINED:
             link.draining = True  # its next heartbeat says so too, but the task must not come back before that
+        if outcome.reason is EndReason.SLOT_FAILED:
+            # Its spool may be gone with the slot, so the node may know of less than was stored already.
+            end = await self._hub.hold(report.tenant, report.uid)
+            outcome = replace(outcome, log_end=max(outcome.log_end, end))
         if not await self._hub.reached(report.tenant, report.uid, outcome.log_end, LOG_WAIT):
             _log.info("the log is not durable yet", tenant=report.tenant, task=report.task_id, end=outcome.log_end)
             return RETRY
