@@ -67,6 +67,8 @@ class Sentries:
         """Hand out the listing, and wait until all is ready to look."""
         self._listing = listing
         self.start(sum(map(len, listing.values())))
+        if not self._processes:
+            return
         try:
             for process, part in zip(self._processes, _parts(listing, len(self._processes)), strict=True):
                 stdin, _ = _pipes(process)
