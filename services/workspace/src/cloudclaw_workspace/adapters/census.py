@@ -73,6 +73,7 @@ class CoordinationCensus:
                 if not ended:
                     unfinished = name
                     pinned.update(pointer.id for pointer in (task.base, task.checkpoint) if pointer is not None)
+                    pinned.update(attempt.base for attempt in task.attempts if attempt.base)
                     uids |= own
                 if wanted(name):
                     outputs[name] = TaskOutputs(ended, own, task.result_object)

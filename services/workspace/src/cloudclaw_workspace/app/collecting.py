@@ -22,8 +22,9 @@ these ways only, and what they share is that an object which was listed (2), and
 - *A new snapshot shares packs with an older one.* Only with the tree's base, which is pinned (a user's operation holds
   the writer key, so the head stays; a task's base and checkpoint are roots until it has ended), and with the task's own
   checkpoints. One of these may have been superseded, and then it is no root; so uids of *all* attempts of tasks that
-  have not ended count as live, not just that of the one that runs. They are read at (3), before the roots: a task that
-  has ended by (3) has its last snapshot among the roots at (4).
+  have not ended count as live, not just that of the one that runs, and retention keeps what any of these attempts began
+  from. They are read at (3), before the roots: a task that has ended by (3) has its last snapshot among the roots at
+  (4).
 - *A fork, a restore, a task that begins from a snapshot.* Each transaction guards that the snapshot's key exists while
   it adds a pointer to the same manifest. What has no pointer at (4) can be the source of none later.
 - *Retention and deletion* only take pointers away.

@@ -16,7 +16,7 @@ class TaskSurvey:
     """A tenant's tasks, all at one revision.
 
     Attributes:
-        pinned: ids of the snapshots that tasks which have not ended began from, or will go on from.
+        pinned: ids of the snapshots that tasks which have not ended began from, in any attempt, or will go on from.
         uids: all attempts of tasks that have not ended.
         outputs: of the tasks that were asked for and have a record.
         unfinished: one task that has not ended, empty when there is none.
