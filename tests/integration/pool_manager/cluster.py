@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,9 +24,11 @@ from cloudclaw.v1 import pool_manager_pb2, scheduler_pb2, task_pb2
 from cloudclaw.v1.pool_manager_pb2_grpc import PoolManagerServiceStub
 from cloudclaw.v1.scheduler_pb2_grpc import SchedulerServiceStub
 from cloudclaw_pool_manager.backends import mounts
+from cloudclaw_pool_manager.backends.limits import _hierarchies, node_group
 from tests.support.etcd_server import EtcdServer
 from tests.support.processes import alive, eventually, kill
 
+_V1_STATE, _V2_STATE = "slot-*/freezer.state", "slot-*/box/cgroup.events"
 ENDED = (task_pb2.TASK_STATE_SUCCEEDED, task_pb2.TASK_STATE_FAILED, task_pb2.TASK_STATE_CANCELED)
 
 
@@ -185,10 +188,14 @@ class Node:
         await eventually(f"{self.name} is ready", ready, 30)
         self._cluster._supervisors |= {slot.pid for slot in await self.slots() if slot.pid}
 
-    async def slots(self) -> list[pool_manager_pb2.Slot]:
+    async def operator(self) -> Any:
+        """A stub of its service, for an operator."""
         record = await self._cluster.record(self.name)
         assert record is not None
-        stub: Any = PoolManagerServiceStub(self._cluster._channel(record.address, "operator"))
+        return PoolManagerServiceStub(self._cluster._channel(record.address, "operator"))
+
+    async def slots(self) -> list[pool_manager_pb2.Slot]:
+        stub = await self.operator()
         answer: pool_manager_pb2.ListSlotsResponse = await stub.ListSlots(pool_manager_pb2.ListSlotsRequest())
         return list(answer.slots)
 
@@ -200,6 +207,29 @@ class Node:
         """End the process; answers its exit code."""
         self.process.send_signal(signum)
         return await asyncio.to_thread(self.process.wait, 30)
+
+    def paused(self) -> bool:
+        """The freezer of one of its slots holds a sandbox. Of a node with cgroups."""
+        node = node_group(Path(self._settings["NODE_DIR"]) / "pools/default")
+        v1, v2 = _hierarchies()
+        states = [
+            (mount / node).glob(name) for mount, name in ((v2, _V2_STATE), (v1.get("freezer"), _V1_STATE)) if mount
+        ]
+        return any("frozen 1" in path.read_text() or "FROZEN" in path.read_text() for found in states for path in found)
+
+    async def kill_in_a_pause(self) -> bool:
+        """SIGKILL the process at the next moment at which it holds a sandbox still; False when it was too quick."""
+
+        def watch() -> bool:
+            end = time.monotonic() + 20
+            while not self.paused():
+                assert time.monotonic() < end, "no pause"
+                time.sleep(0.0005)
+            self.process.kill()
+            self.process.wait()
+            return self.paused()
+
+        return await asyncio.to_thread(watch)
 
     async def refused(self) -> int:
         """Start it, and answer the exit code of a process that is to end by itself."""

@@ -103,6 +103,13 @@ class Attempt:
         pause = functools.partial(self.still.pause, keep=keep)
         return await self.bench.engine.checkpoint(TENANT, self.tree, f"ckpt-{self.taken}", pause)
 
+    async def past(self, number: int) -> None:
+        """Wait until the live tree has come past `number` in both files."""
+        async with asyncio.timeout(slots.WITHIN):
+            for name in ("a", "b"):
+                while int((self.tree.path / "workspace" / name).read_bytes()[:20] or 0) <= number:  # noqa: ASYNC110
+                    await asyncio.sleep(0.001)  # a file tells nobody when it changes
+
     async def number(self, stored: SnapshotResult, name: str) -> int:
         """What a file of the checkpoint says."""
         path = b"workspace/" + name.encode()
@@ -142,6 +149,7 @@ async def test_what_is_kept_still_changes_no_more(bench: Bench) -> None:
     for name in ("a", "b"):
         assert int((workspace / name).read_bytes()) == await attempt.number(stored, name)
     await attempt.still.let_go()
+    await attempt.past(await attempt.number(stored, "a"))
     later = await attempt.checkpoint()
     assert await attempt.number(later, "a") > await attempt.number(stored, "a")
 
@@ -151,8 +159,7 @@ async def test_one_that_is_abandoned_leaves_the_attempt_running_and_the_next_is_
     for _ in range(5):
         work = asyncio.ensure_future(attempt.checkpoint())
         async with asyncio.timeout(slots.WITHIN):
-            while not (await bench.slot.status()).paused and not work.done():
-                await asyncio.sleep(0)
+            await slots.until(bench.slot, lambda status: status.paused or work.done())
         work.cancel()
         await asyncio.wait([work])
         assert (await bench.slot.status()).phase is SlotPhase.RUNNING
