@@ -180,7 +180,7 @@ async def test_directories_of_trees_are_closed_to_others(tmp_path: Path) -> None
 async def test_an_index_goes_with_its_tree(tmp_path: Path) -> None:
     manager = engine(tmp_path)
     pointer = await committed(manager, "first", "snap-1")
-    assert indexes(tmp_path) == {f"{TENANT}@snap-1@{pointer.manifest}@100"}
+    assert indexes(tmp_path) == {f"{TENANT}@snap-1@@{pointer.manifest}@100"}
     await manager.checkout(TENANT, pointer, "second")
     assert indexes(tmp_path) == {"second"}
     index = Index.load(tmp_path / "trees" / "index" / "second")
@@ -203,10 +203,10 @@ async def test_a_tree_never_meets_the_index_of_another(tmp_path: Path) -> None:
     manager = engine(tmp_path)
     pointer = await committed(manager, "first", "snap-1")
     folder = tmp_path / "trees" / "index"
-    (folder / f"{TENANT}@snap-1@{pointer.manifest}@100").rename(folder / "second")
+    (folder / f"{TENANT}@snap-1@@{pointer.manifest}@100").rename(folder / "second")
     await manager.checkout(TENANT, pointer, "second")
     assert indexes(tmp_path) == set(), "taken: what lay there was another's"
-    Index(base="of another tree").save(folder / f"{TENANT}@snap-2@{pointer.manifest}@1")
+    Index(base="of another tree").save(folder / f"{TENANT}@snap-2@@{pointer.manifest}@1")
     shelf = Shelf(tmp_path / "trees", 1000, SystemClock())
     other = SnapshotPointer(id="snap-2", manifest=pointer.manifest, uid="second")
     assert shelf.put(TENANT, other, "second", 1) == []
@@ -225,7 +225,7 @@ async def test_indexes_go_with_trees_that_are_thrown_out(tmp_path: Path) -> None
     await manager.snapshot(TENANT, tree, "snap-c")
     (tmp_path / "trees" / "index" / "nobodys").write_bytes(b"")
     await manager.sweep(set())
-    assert indexes(tmp_path) == {f"{TENANT}@snap-b@{last.manifest}@100"}
+    assert indexes(tmp_path) == {f"{TENANT}@snap-b@@{last.manifest}@100"}
 
 
 async def test_trees_unused_for_a_week_go_at_a_sweep_and_when_one_is_put(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
-"""Trees for attempts: taken from the shelf, or restored."""
+"""Trees for attempts: taken from the shelf, or restored, with what a related tree on the shelf has in common."""
 
 from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Collection
 from pathlib import Path
 
 import structlog
@@ -12,9 +13,10 @@ from cloudclaw.clock import Clock
 from cloudclaw.coordination.records import SnapshotPointer
 from cloudclaw.objects.port import ObjectStore
 from cloudclaw.snapshots.index import SLACK_NS, Index, Seen
-from cloudclaw.snapshots.manifest import Item
+from cloudclaw.snapshots.manifest import Item, Manifest
 from cloudclaw.snapshots.port import FileType, Progress, Watcher
 from cloudclaw.snapshots.reader import SnapshotReader
+from cloudclaw.snapshots.renew import prune
 from cloudclaw.snapshots.restore import Restoring, make_empty, restore
 from cloudclaw.snapshots.shelf import Shelf
 from cloudclaw.snapshots.threads import TreeThreads
@@ -25,6 +27,9 @@ _log = structlog.get_logger()
 
 class Checkouts:
     """Makes live trees on `shelf`, and throws them away.
+
+    Where the tree of a snapshot does not lie ready, that of its parent or of another near relation may (an attempt
+    elsewhere went on from there): it is taken and renewed, so that only what differs is fetched and written.
 
     A tree that was restored gets an index at once, so that the first snapshot of it reads only what changed.
     """
@@ -53,14 +58,13 @@ class Checkouts:
 
         def prepare(stop: threading.Event) -> bool:
             self._trash.throw(self._shelf.discard(uid), stop)
-            if base is not None and self._shelf.take(tenant, base, uid):
-                return True
-            make_empty(path, self._uid)
-            return False
+            return base is not None and self._shelf.take(tenant, base, uid)
 
         try:
             ready = await self._threads.run(prepare)
-            if base is not None and not ready:
+            if base is None:
+                await self._threads.run(lambda _: make_empty(path, self._uid))
+            elif not ready:
                 await self._restore(tenant, base, uid, path, watcher)
         except BaseException:
             await self.discard(uid)
@@ -77,7 +81,8 @@ class Checkouts:
         started = self._clock.boottime()
         manifest = await self._reader.manifest(tenant, base)
         noted = _Noted(base.manifest)
-        how = Restoring(self._uid, seen=noted.see, watcher=watcher)
+        have = await self._threads.run(lambda stop: self._begin(tenant, base, uid, manifest, noted, stop))
+        how = Restoring(self._uid, have=have, seen=noted.see, watcher=watcher)
         await restore(self._store, self._threads, self._clock, manifest, path, how)
         await self._threads.run(lambda _: noted.save(self._shelf.index(uid), self._clock.wall()))
         _log.info(
@@ -87,8 +92,29 @@ class Checkouts:
             snapshot=base.id,
             files=manifest.files,
             bytes=manifest.bytes,
+            kept=len(have),
             seconds=round(self._clock.boottime() - started, 4),
         )
+
+    def _begin(
+        self,
+        tenant: str,
+        base: SnapshotPointer,
+        uid: str,
+        manifest: Manifest,
+        noted: _Noted,
+        stop: threading.Event,
+    ) -> Collection[bytes]:
+        """A live tree to restore into; the paths that it holds already."""
+        if self._shelf.take_near(tenant, base, uid):
+            index = Index.load(self._shelf.index(uid))
+            if index is not None:
+                have = prune(self._shelf.live(uid), self._shelf.trash, index, manifest, stop)
+                noted.keep(index, manifest, have)
+                return have
+            self._trash.throw(self._shelf.discard(uid), stop)
+        make_empty(self._shelf.live(uid), self._uid)
+        return frozenset()
 
 
 class _Noted:
@@ -101,6 +127,13 @@ class _Noted:
         """As `fill.Seen`; a single assignment, so threads need no lock."""
         if item.entry.type is not FileType.DIRECTORY:
             self._index.seen[item.entry.path] = Seen(status.st_ino, status.st_ctime_ns, item)
+
+    def keep(self, index: Index, manifest: Manifest, paths: Collection[bytes]) -> None:
+        """What `index` knows of these paths still holds, and the content of each is stored where `manifest` says."""
+        for path in paths:
+            seen, item = index.seen.get(path), manifest.get(path)
+            if seen is not None and item is not None:
+                self._index.seen[path] = Seen(seen.ino, seen.ctime_ns, item)
 
     def save(self, path: Path, now: float) -> None:
         """Write the index. Nobody has written to the tree up to now. What was made within the last ticks is entered

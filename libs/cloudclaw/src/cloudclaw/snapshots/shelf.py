@@ -1,9 +1,9 @@
 """Where a host keeps its trees: those in use, and those ready for whoever comes back (design §5 rule 11).
 
-    live/{uid}                                         a tree that an attempt or operation owns
-    ready/{boot}/{tenant}@{snapshot}@{digest}@{bytes}  exactly the content of that snapshot
-    index/{uid}, index/{tenant}@{snapshot}@…           what is known of a live or a ready tree (`index.py`)
-    trash/{id}                                         on its way out
+    live/{uid}                                                  a tree that an attempt or operation owns
+    ready/{boot}/{tenant}@{snapshot}@{parent}@{digest}@{bytes}  exactly the content of that snapshot
+    index/{uid}, index/{tenant}@{snapshot}@…                    what is known of a live or a ready tree (`index.py`)
+    trash/{id}                                                  on its way out
 
 A tree changes its state by one rename, so a crash leaves each in one of the three. Its index follows by another
 rename, and whatever index lay there before is removed first: a crash in between costs the index, and so time, but no
@@ -42,6 +42,7 @@ _DIGEST: Final = re.compile(r"[0-9a-f]{64}")
 
 UNUSED: Final = 7 * 86400.0
 """Seconds after which a ready tree that nobody wanted goes."""
+_LONGEST: Final = 255
 _MOST: Final = 4096
 """Ready trees at once, however small: each costs inodes."""
 
@@ -66,13 +67,14 @@ class Ready:
 
     tenant: str
     snapshot: str
+    parent: str
     manifest: str
     bytes: int
     since: float
 
     @property
     def name(self) -> str:
-        return f"{self.tenant}@{self.snapshot}@{self.manifest}@{self.bytes}"
+        return f"{self.tenant}@{self.snapshot}@{self.parent}@{self.manifest}@{self.bytes}"
 
 
 class Shelf:
@@ -124,21 +126,28 @@ class Shelf:
             if ready is None or ready.manifest != base.manifest:
                 return False
             self._forget(ready)
-        self._drop_index(uid)
-        try:
-            os.rename(self._ready_dir / ready.name, self.live(uid))
-        except FileNotFoundError:
-            _log.warning("a ready tree was not where it should be", tenant=tenant, snapshot=base.id)
-            return False
-        self._move_index(ready.name, uid)
-        return True
+        return self._take(ready, uid)
+
+    def take_near(self, tenant: str, base: SnapshotPointer, uid: str) -> bool:
+        """Make the ready tree of `base`'s parent, of a child, or of another child of that parent the live one of
+        `uid`; whether there was one. It has other content than `base`, much of it probably the same (`renew.py`)."""
+        family = {base.id, base.parent} - {""}
+        with self._lock:
+            for ready in reversed(self._ready.values()):
+                if ready.tenant == tenant and family & {ready.snapshot, ready.parent}:
+                    self._forget(ready)
+                    break
+            else:
+                return False
+        return self._take(ready, uid)
 
     def put(self, tenant: str, pointer: SnapshotPointer, uid: str, size: int) -> list[bytes]:
         """The live tree of `uid` is exactly `pointer`: let it lie ready. Throws out what is over the limits."""
         now = self._clock.wall()
-        ready = Ready(tenant, pointer.id, check_digest(pointer.manifest), size, now)
+        ready = Ready(tenant, pointer.id, pointer.parent, check_digest(pointer.manifest), size, now)
         with self._lock:
-            if size > self._capacity or (tenant, pointer.id) in self._ready:
+            too_much = size > self._capacity or len(ready.name) > _LONGEST
+            if too_much or (tenant, pointer.id) in self._ready:
                 return self._throw_live(uid)
             live = self.live(uid)
             os.utime(live, (now, now))
@@ -177,10 +186,20 @@ class Shelf:
         found = [(path.lstat().st_mtime, path) for path in self._ready_dir.iterdir()]
         for since, path in sorted(found):
             parts = path.name.split("@")
-            if len(parts) == 4 and _DIGEST.fullmatch(parts[2]) and parts[3].isdigit():
-                self._remember(Ready(parts[0], parts[1], parts[2], int(parts[3]), since))
+            if len(parts) == 5 and _DIGEST.fullmatch(parts[3]) and parts[4].isdigit():
+                self._remember(Ready(parts[0], parts[1], parts[2], parts[3], int(parts[4]), since))
             else:
                 self._throw(path)
+
+    def _take(self, ready: Ready, uid: str) -> bool:
+        self._drop_index(uid)
+        try:
+            os.rename(self._ready_dir / ready.name, self.live(uid))
+        except FileNotFoundError:
+            _log.warning("a ready tree was not where it should be", tenant=ready.tenant, snapshot=ready.snapshot)
+            return False
+        self._move_index(ready.name, uid)
+        return True
 
     def _remember(self, ready: Ready) -> list[bytes]:
         self._ready[ready.tenant, ready.snapshot] = ready
