@@ -13,9 +13,11 @@ from cloudclaw.coordination.records import SnapshotPointer
 from cloudclaw.errors import PreconditionError
 from cloudclaw.ids import check_name
 from cloudclaw.objects.port import ObjectStore
+from cloudclaw.snapshots.artifacts import collect
+from cloudclaw.snapshots.changes import compare
 from cloudclaw.snapshots.checkouts import Checkouts
-from cloudclaw.snapshots.port import Change, FileEntry, Pause, SnapshotResult, Tree, TreeLimits, Watcher
-from cloudclaw.snapshots.reader import SnapshotReader, compare
+from cloudclaw.snapshots.port import Change, FileEntry, Kept, Pause, SnapshotResult, Tree, TreeLimits, Watcher
+from cloudclaw.snapshots.reader import SnapshotReader
 from cloudclaw.snapshots.saving import Saver
 from cloudclaw.snapshots.shelf import Shelf, check_uid
 from cloudclaw.snapshots.threads import TreeThreads
@@ -117,6 +119,10 @@ class SnapshotEngine:
         self._scanned.pop(tree.uid, None)
         return (await self._saver.checkpoint(tenant, tree, snapshot_id, pause, watcher)).result
 
+    async def collect(self, tenant: str, tree: Tree, patterns: Sequence[str], prefix: str) -> Kept:
+        check_name(tenant, "tenant")
+        return await collect(self._store, self._threads, self._limits, tree, patterns, prefix)
+
     async def release(self, tenant: str, tree: Tree, committed: SnapshotPointer | None) -> None:
         check_name(tenant, "tenant")
         scanned = self._scanned.pop(tree.uid, None)
@@ -165,5 +171,6 @@ class SnapshotEngine:
 
     def close(self) -> None:
         """Let the threads go. Trees stay as they are; what is in the trash goes at the next start."""
+        self._saver.close()
         self._trash.close()
         self._threads.close()

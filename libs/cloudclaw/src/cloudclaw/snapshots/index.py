@@ -108,15 +108,16 @@ class Index:
         ino = status.st_ino if trusted(status, read_ns) else 0
         self.seen[item.entry.path] = Seen(ino, status.st_ctime_ns, item)
 
-    def trusted(self, path: bytes, status: os.stat_result) -> Item | None:
-        """What `path` holds, when it is unchanged."""
+    def trusted(self, path: bytes, status: os.stat_result) -> Seen | None:
+        """What `path` holds, when it is unchanged; `status` is its `lstat`."""
         seen = self.seen.get(path)
         if seen is None or seen.ino != status.st_ino or seen.ctime_ns != status.st_ctime_ns:
             return None
         entry = seen.item.entry
-        if entry.mtime_ns != mtime_of(status) or (not entry.target and entry.size != status.st_size):
+        if entry.mtime_ns != status.st_mtime_ns and entry.mtime_ns != mtime_of(status):
             return None
-        return seen.item if entry.target or entry.mode == status.st_mode & 0o777 else None
+        same = entry.target or (entry.size == status.st_size and entry.mode == status.st_mode & 0o777)
+        return seen if same else None
 
     def blobs(self) -> Iterator[Blob]:
         """All stored content, some of it more than once."""

@@ -17,9 +17,9 @@ from cloudclaw.snapshots.packs import CHUNK, PackWriter, pack
 from cloudclaw.snapshots.progress import Meter
 from cloudclaw.snapshots.threads import Stopped
 
-_BATCH: Final = 512 << 10
-"""Small files go to a thread this many bytes at once: each hand-over costs some 20 µs."""
-_WINDOW: Final = 12 << 20
+_BATCH: Final = 2 << 20
+"""Small files go to a thread this many bytes at once: a hand-over costs, and then waits for the interpreter's lock."""
+_WINDOW: Final = 16 << 20
 """Bytes that are read and not yet in a pack."""
 _EMPTY: Final = hashlib.sha256().hexdigest()
 

@@ -21,13 +21,14 @@ from cloudclaw.objects.port import ObjectStore
 from cloudclaw.snapshots import manifest as manifests
 from cloudclaw.snapshots import safe
 from cloudclaw.snapshots.assembly import assemble, store_copies
+from cloudclaw.snapshots.changes import compare
 from cloudclaw.snapshots.index import Index, index_path
 from cloudclaw.snapshots.manifest import Blob, Manifest
 from cloudclaw.snapshots.packs import PackWriter
 from cloudclaw.snapshots.pipeline import Contents, Pipeline
 from cloudclaw.snapshots.port import Change, Pause, SnapshotResult, Tree, TreeLimits, Watcher
 from cloudclaw.snapshots.progress import Meter, reported
-from cloudclaw.snapshots.reader import SnapshotReader, compare, manifest_name
+from cloudclaw.snapshots.reader import SnapshotReader, manifest_name
 from cloudclaw.snapshots.restore import open_tree
 from cloudclaw.snapshots.scan import Fresh, Scan
 from cloudclaw.snapshots.sentries import Sentries

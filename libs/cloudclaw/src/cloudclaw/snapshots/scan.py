@@ -23,6 +23,7 @@ from cloudclaw.snapshots.threads import Stopped
 TOPS: Final = (WORKSPACE.encode(), HOME.encode())
 DIRECTORY: Final = Item(FileEntry(b"", FileType.DIRECTORY))
 """Stands for any directory in its parent's names."""
+_KEPT: Final = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)
 _SPECIAL_BITS: Final = 0o7000
 
 T_co = TypeVar("T_co", covariant=True)
@@ -248,7 +249,7 @@ class Scan(Generic[T]):
         if depth > self._limits.depth:
             safe.refuse(path, f"is nested deeper than {self._limits.depth} directories")
         mode = status.st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode) and not stat.S_ISLNK(mode):
+        if stat.S_IFMT(mode) not in _KEPT:
             safe.refuse(path, f"is {safe.kind(mode)}, and only files, directories and symlinks can be kept")
         try:
             # This look only chooses how to open; what was opened is judged again.
@@ -257,8 +258,9 @@ class Scan(Generic[T]):
             if stat.S_ISDIR(mode):
                 status = self._directory(fd, name, path, depth)
                 return Seen(status.st_ino, status.st_ctime_ns, DIRECTORY)
-            if self._index.trusted(path, status) is not None:
-                return self._index.seen[path]
+            seen = self._index.trusted(path, status)
+            if seen is not None:
+                return seen
             now = self._now_ns()
             target = os.readlink(name, dir_fd=fd)
             return Fresh(FileEntry(path, FileType.SYMLINK, 0, 0o777, mtime_of(status), target=target), status, now)
@@ -266,12 +268,13 @@ class Scan(Generic[T]):
             raise InvalidArgumentError(f"{safe.brief(path)}: cannot be read: {error.strerror}", field="path") from error
 
     def _file(self, parent: int, name: bytes, path: bytes, status: os.stat_result) -> Seen | Fresh[T]:
-        if self._index.trusted(path, status) is not None and status.st_ino not in self._mapped:
+        seen = self._index.trusted(path, status)
+        if seen is not None and status.st_ino not in self._mapped:
             if status.st_mode & _SPECIAL_BITS:
                 self.faithful = False
             if status.st_nlink == 1 or self.links.add(path, status):
                 self._budget.grow(path, status.st_size, status.st_size)
-            return self._index.seen[path]
+            return seen
         if status.st_nlink == 1:
             return self._read(parent, name, path)
         # Whose other names are all in this tree is known at the end: nothing of it is read before.

@@ -1,0 +1,155 @@
+"""Keeping single files of a tree beside its snapshots: artifacts."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import stat
+import threading
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cloudclaw.errors import InvalidArgumentError
+from cloudclaw.objects.port import ObjectStore
+from cloudclaw.snapshots import safe
+from cloudclaw.snapshots.globs import Globs, States
+from cloudclaw.snapshots.port import WORKSPACE, Kept, KeptFile, Tree, TreeLimits
+from cloudclaw.snapshots.restore import open_tree
+from cloudclaw.snapshots.threads import Stopped, TreeThreads
+
+MOST: Final = 1000
+"""Artifacts of one tree."""
+_PIECE: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    path: bytes
+    ino: int
+    size: int
+
+
+async def collect(
+    store: ObjectStore, threads: TreeThreads, limits: TreeLimits, tree: Tree, patterns: Sequence[str], prefix: str
+) -> Kept:
+    """As `WorkspaceManager.collect`. Of more than `MOST` files the first by path are kept."""
+    globs = Globs(patterns)
+
+    def find(stop: threading.Event) -> tuple[list[_Found], bool]:
+        with safe.closing(open_tree(tree.path)) as root:
+            walk = _Walk(globs, limits, stop)
+            walk.directory(root, WORKSPACE.encode(), b"", globs.start(), 0)
+            return walk.found, walk.truncated
+
+    found, truncated = await threads.run(find) if patterns else ([], False)
+    kept: list[KeptFile] = []
+    stored: set[str] = set()
+    for file in found:
+        digest = await threads.run(lambda stop, file=file: _digest(tree, file, stop))  # type: ignore[misc]
+        if digest not in stored:
+            size = await store.put_stream(f"{prefix}{digest}", _content(threads, tree, file, digest))
+            if size != file.size:
+                raise _changed(file)
+            stored.add(digest)
+        kept.append(KeptFile(file.path, file.size, digest))
+    return Kept(kept, truncated)
+
+
+class _Walk:
+    """Finds what matches, by path, as far as may be kept."""
+
+    def __init__(self, globs: Globs, limits: TreeLimits, stop: threading.Event) -> None:
+        self._globs = globs
+        self._limits = limits
+        self._stop = stop
+        self._entries = 0
+        self._bytes = 0
+        self.found: list[_Found] = []
+        self.truncated = False
+
+    def directory(self, parent: int, name: bytes, path: bytes, states: tuple[States, ...], depth: int) -> None:
+        fd, bits = safe.open_directory(parent, name, path=path or name)
+        try:
+            inside = []
+            for entry in safe.names(fd):
+                self._entries += 1
+                if self._entries > self._limits.files:
+                    self.truncated = True
+                    break
+                inside.append(os.fsencode(entry.name))
+            for child in sorted(inside):
+                if self._stop.is_set():
+                    raise Stopped
+                after = self._globs.step(states, child)
+                if any(after):
+                    self._child(fd, child, path + b"/" + child if path else child, after, depth + 1)
+        finally:
+            if bits & stat.S_IRWXU != stat.S_IRWXU:
+                os.fchmod(fd, bits)
+            os.close(fd)
+
+    def _child(self, fd: int, name: bytes, path: bytes, states: tuple[States, ...], depth: int) -> None:
+        status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+        if stat.S_ISDIR(status.st_mode):
+            if depth >= self._limits.depth or len(path) > self._limits.path_bytes:
+                self.truncated = True
+                return
+            self.directory(fd, name, path, states, depth)
+        elif stat.S_ISREG(status.st_mode) and self._globs.matched(states):
+            size = status.st_size
+            full = len(self.found) >= MOST or self._bytes + size > self._limits.total_bytes
+            if full or size > self._limits.file_bytes or len(path) > self._limits.path_bytes:
+                self.truncated = True
+                return
+            self._bytes += size
+            self.found.append(_Found(path, status.st_ino, size))
+
+
+def _open(tree: Tree, file: _Found) -> int:
+    """The file that was found, which must still be that one."""
+    path = WORKSPACE.encode() + b"/" + file.path
+    try:
+        with safe.closing(open_tree(tree.path)) as root, safe.parent_of(root, path) as (parent, name):
+            fd = safe.open_regular(parent, name, path=path)
+    except OSError as error:
+        raise InvalidArgumentError(
+            f"{safe.brief(file.path)}: cannot be read: {error.strerror}", field="path"
+        ) from error
+    if os.fstat(fd).st_ino != file.ino:
+        os.close(fd)
+        raise _changed(file)
+    return fd
+
+
+def _digest(tree: Tree, file: _Found, stop: threading.Event) -> str:
+    whole = hashlib.sha256()
+    with safe.closing(_open(tree, file)) as fd:
+        at = 0
+        while piece := os.pread(fd, min(_PIECE, file.size - at), at):
+            if stop.is_set():
+                raise Stopped
+            whole.update(piece)
+            at += len(piece)
+    return whole.hexdigest()
+
+
+async def _content(threads: TreeThreads, tree: Tree, file: _Found, digest: str) -> AsyncIterator[bytes]:
+    """The file's bytes, which must be those of `digest`: nothing is stored under a name that is not its content's."""
+    whole = hashlib.sha256()
+    fd = await threads.run(lambda _: _open(tree, file))
+    try:
+        at = 0
+        while piece := await asyncio.to_thread(os.pread, fd, min(_PIECE, file.size - at), at):
+            whole.update(piece)
+            at += len(piece)
+            yield piece
+    finally:
+        os.close(fd)
+    if whole.hexdigest() != digest:
+        raise _changed(file)
+
+
+def _changed(file: _Found) -> InvalidArgumentError:
+    return InvalidArgumentError(f"{safe.brief(file.path)}: changed while it was read", field="path")
