@@ -1,0 +1,202 @@
+"""Deleting a tenant: all of it, nothing of another, and nothing while it still works."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloudclaw.coordination.records import Mode
+from cloudclaw.errors import InvalidArgumentError, NotFoundError, PreconditionError, UnavailableError
+from cloudclaw.snapshots.port import TreeLimits
+from cloudclaw_workspace.adapters.census import CoordinationCensus
+from cloudclaw_workspace.app.tenants import Undertaker
+from cloudclaw_workspace.domain import names
+from tests.support.workspace_service import WatchedEngine
+from tests.unit.workspace.garbage_world import (
+    GRACE,
+    TENANT,
+    Watched,
+    WatchedKeyValue,
+    WatchedObjects,
+    World,
+    drive,
+)
+
+OTHERS = ("acme-2", "acme.x", "acm", "acme0")
+
+
+class Trees(WatchedEngine):
+    """Remembers whose trees were to be forgotten."""
+
+    def __init__(self, objects: Any, folder: Path) -> None:
+        super().__init__(objects, folder, TreeLimits())
+        self.forgotten: list[str] = []
+
+    async def forget(self, tenant: str) -> None:
+        self.forgotten.append(tenant)
+
+
+@pytest.fixture
+async def world() -> World:
+    """A tenant with everything it can have, and some with names like its own."""
+    made = World()
+    await made.begin()
+    await made.create("ws")
+    for _ in range(3):
+        await drive(made.write("ws"))
+    token, task = await made.claim(await made.submit("ws", Mode.EXCLUSIVE))
+    base = task.record.base
+    assert base is not None
+    snapshot = await made.store(task.record.uid, shared=made.packs[base.manifest])
+    await made.succeed(token, task, snapshot)
+    for tenant in (TENANT, *OTHERS):
+        for prefix in names.everything(tenant):
+            await made.objects.put(f"{prefix}x/y", b"1234")
+    for tenant in OTHERS:
+        await made.create("ws", tenant)
+        await drive(made.write("ws", tenant=tenant))
+    return made
+
+
+def undertaker(world: World, folder: Path) -> tuple[Undertaker, Trees, Watched]:
+    watched = Watched()
+    kv, objects = WatchedKeyValue(world.kv, watched), WatchedObjects(world.objects, watched)
+    census = CoordinationCensus(kv, world.clock)
+    trees = Trees(world.objects, folder)
+    return Undertaker(census, census, objects, trees), trees, watched
+
+
+async def belongings(world: World, tenants: Sequence[str]) -> set[str]:
+    """Every key and object with one of the tenants' names as a step of its own."""
+    entries = (await world.kv.range("")).entries
+    everything = {entry.key for entry in entries} | await world.names()
+    return {name for name in everything if not set(name.split("/")).isdisjoint(tenants)}
+
+
+async def test_nothing_of_the_tenant_is_left_and_all_of_the_others(world: World, tmp_path: Path) -> None:
+    before, others = await belongings(world, [TENANT]), await belongings(world, OTHERS)
+    work, trees, _ = undertaker(world, tmp_path)
+    gone = await work.delete(TENANT)
+    assert await belongings(world, [TENANT]) == set()
+    assert await belongings(world, OTHERS) == others
+    assert trees.forgotten == [TENANT]
+    objects = {name for name in before if not name.startswith("/")}
+    assert gone.objects == len(objects) >= 7 + 8
+    # The tombstone came and went.
+    assert gone.keys == len(before) - len(objects) + 1
+    assert gone.bytes > 7 * 4
+    # The name is free again.
+    await world.create("ws")
+    await drive(world.write("ws"))
+    await world.check()
+
+
+async def test_a_tenant_that_has_nothing_is_no_error(world: World, tmp_path: Path) -> None:
+    work, _, _ = undertaker(world, tmp_path)
+    gone = await work.delete("nobody")
+    assert (gone.objects, gone.bytes) == (0, 0)
+    assert not await world.tx.buried("nobody")
+    with pytest.raises(InvalidArgumentError):
+        await work.delete("../acme")
+
+
+@pytest.mark.parametrize("busy", ["queued", "running", "writing"])
+async def test_a_tenant_that_works_is_refused_and_goes_on_working(world: World, tmp_path: Path, busy: str) -> None:
+    script = world.write("ws")
+    if busy == "writing":
+        await anext(script)
+    else:
+        task = await world.submit()
+        if busy == "running":
+            await world.claim(task)
+    before = await belongings(world, [TENANT])
+    work, _, _ = undertaker(world, tmp_path)
+    with pytest.raises(PreconditionError) as refused:
+        await work.delete(TENANT)
+    assert refused.value.reason == "TENANT_BUSY"
+    assert await belongings(world, [TENANT]) == before
+    await world.submit()
+    if busy == "writing":
+        await drive(script)
+    await world.check()
+
+
+async def test_a_deletion_that_dies_at_any_step_goes_on_when_it_is_called_again(world: World, tmp_path: Path) -> None:
+    others = await belongings(world, OTHERS)
+    for at in range(1, 1000):
+        work, _, watched = undertaker(world, tmp_path / str(at))
+
+        async def die() -> None:
+            raise UnavailableError("killed")
+
+        watched.before = {at: die}
+        try:
+            await work.delete(TENANT)
+        except UnavailableError:
+            if at > 2:
+                # Half a tenant takes no work.
+                assert await world.tx.buried(TENANT) or not await belongings(world, [TENANT])
+                with pytest.raises(PreconditionError):
+                    await world.submit()
+        else:
+            break
+    assert at > 20
+    assert await belongings(world, [TENANT]) == set()
+    assert await belongings(world, OTHERS) == others
+
+
+async def outcome(work: Undertaker) -> str:
+    """DELETED, or why not."""
+    try:
+        await work.delete(TENANT)
+    except PreconditionError as error:
+        return error.reason
+    return "DELETED"
+
+
+async def test_work_that_begins_at_any_step_leaves_nothing_behind(world: World, tmp_path: Path) -> None:
+    """It is refused, or it came first and the deletion is."""
+    work, _, watched = undertaker(world, tmp_path / "count")
+    await work.delete(TENANT)
+    refused = began = 0
+    for at in range(1, watched.count + 1):
+        made = World()
+        await made.begin()
+        await made.create("ws")
+        await drive(made.write("ws"))
+        work, _, watched = undertaker(made, tmp_path / str(at))
+
+        async def begin(made: World = made) -> None:
+            nonlocal refused, began
+            script = made.write("ws")
+            try:
+                await anext(script)
+                await made.submit()
+                began += 1
+            except (PreconditionError, NotFoundError):
+                refused += 1
+
+        watched.before = {at: begin}
+        reason = await outcome(work)
+        if reason == "DELETED":
+            assert await belongings(made, [TENANT]) == set()
+        else:
+            assert reason == "TENANT_BUSY"
+            await made.check()
+            assert not await made.tx.buried(TENANT)
+    assert refused > 3
+    assert began > 0
+
+
+async def test_what_a_zombie_stores_afterwards_is_collected(world: World, tmp_path: Path) -> None:
+    work, _, _ = undertaker(world, tmp_path)
+    await work.delete(TENANT)
+    await world.store("uid-zombie")
+    await world.objects.put(f"logs/{TENANT}/uid-zombie/0-1", b"1")
+    for _ in range(2):
+        await world.rounds().collect("", dry_run=False)
+        world.clock.now += GRACE
+    assert await belongings(world, [TENANT]) == set()
