@@ -109,6 +109,8 @@ def test_a_full_spec_is_taken_over() -> None:
         ({"artifacts": ("ok", "/etc/*")}, "spec.artifacts[1]"),
         ({"artifacts": ("a/../../b",)}, "spec.artifacts[0]"),
         ({"artifacts": ("",)}, "spec.artifacts[0]"),
+        ({"artifacts": ("ok", "ok", "a\0b")}, "spec.artifacts[2]"),
+        ({"artifacts": ("\ud800",)}, "spec.artifacts[0]"),
         ({"artifacts": ("ok", "é" * 128 + "x")}, "spec.artifacts[1]"),
         ({"priority": 101}, "spec.priority"),
         ({"priority": -101}, "spec.priority"),

@@ -14,6 +14,7 @@ from typing import Final
 from cloudclaw.coordination.records import EndReason, Mode, Plan
 from cloudclaw.errors import InvalidArgumentError
 from cloudclaw.ids import check_name, check_opaque_id
+from cloudclaw.snapshots.globs import check_pattern
 
 KIB: Final = 1024
 MAX_ARGV_BYTES: Final = 64 * KIB
@@ -25,7 +26,6 @@ MAX_RUN_SECONDS: Final = 7 * 86_400.0
 MAX_WAIT_SECONDS: Final = 365 * 86_400.0
 MAX_ATTEMPTS: Final = 100
 MAX_ARTIFACTS: Final = 64
-MAX_ARTIFACT_BYTES: Final = 256
 MIN_CHECKPOINT_SECONDS: Final = 1.0
 MAX_LABELS: Final = 32
 MAX_LABEL_KEY_BYTES: Final = 63
@@ -168,19 +168,14 @@ def _checkpoint_interval(value: float | None) -> float:
     return seconds
 
 
-def check_pattern(pattern: str, field: str) -> None:
-    """`InvalidArgumentError` for what is no glob relative to a workspace."""
-    if not pattern or _size(pattern) > MAX_ARTIFACT_BYTES or "\0" in pattern:
-        raise _invalid(field, f"must be 1 to {MAX_ARTIFACT_BYTES} bytes without NUL")
-    if pattern.startswith("/") or ".." in pattern.split("/"):
-        raise _invalid(field, f"must be relative to the workspace and without '..'; got {pattern[:80]!r}")
-
-
 def _check_artifacts(globs: tuple[str, ...]) -> None:
     if len(globs) > MAX_ARTIFACTS:
         raise _invalid("spec.artifacts", f"must be at most {MAX_ARTIFACTS}; got {len(globs)}")
     for index, glob in enumerate(globs):
-        check_pattern(glob, f"spec.artifacts[{index}]")
+        try:
+            check_pattern(glob)
+        except InvalidArgumentError as error:
+            raise _invalid(f"spec.artifacts[{index}]", error.message) from error
 
 
 def _check_labels(labels: Mapping[str, str]) -> None:
