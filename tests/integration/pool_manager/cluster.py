@@ -212,10 +212,9 @@ class Node:
         """The freezer of one of its slots holds a sandbox. Of a node with cgroups."""
         node = node_group(Path(self._settings["NODE_DIR"]) / "pools/default")
         v1, v2 = _hierarchies()
-        states = [
-            (mount / node).glob(name) for mount, name in ((v2, _V2_STATE), (v1.get("freezer"), _V1_STATE)) if mount
-        ]
-        return any("frozen 1" in path.read_text() or "FROZEN" in path.read_text() for found in states for path in found)
+        files = [*(v2 / node).glob(_V2_STATE)] if v2 else []
+        files += [*(v1["freezer"] / node).glob(_V1_STATE)] if "freezer" in v1 else []
+        return any(word in path.read_text() for path in files for word in ("frozen 1", "FROZEN"))
 
     async def kill_in_a_pause(self) -> bool:
         """SIGKILL the process at the next moment at which it holds a sandbox still; False when it was too quick."""

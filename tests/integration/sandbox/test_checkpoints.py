@@ -15,6 +15,7 @@ from cloudclaw.objects.memory import MemoryObjects
 from cloudclaw.snapshots.engine import SnapshotEngine
 from cloudclaw.snapshots.port import SnapshotResult, Tree
 from cloudclaw_pool_manager.app.standstill import Standstill
+from cloudclaw_pool_manager.app.timing import cancel
 from cloudclaw_pool_manager.domain.attempt import Launch
 from cloudclaw_pool_manager.domain.timers import RunTimers
 from cloudclaw_pool_manager.ports.backend import Slot, SlotPhase
@@ -137,6 +138,7 @@ async def test_a_pair_that_is_written_in_lockstep_is_never_torn(bench: Bench, so
         first, second = await attempt.number(stored, "a"), await attempt.number(stored, "b")
         assert first - second in (0, 1), "two moments in one checkpoint"
         seen.append(first)
+        await attempt.past(first + 1)
     assert seen == sorted(set(seen)), "a later checkpoint holds what an earlier one held"
     assert (await bench.slot.status()).phase is SlotPhase.RUNNING
 
@@ -158,10 +160,9 @@ async def test_one_that_is_abandoned_leaves_the_attempt_running_and_the_next_is_
     attempt = await bench.start(WRITTEN)
     for _ in range(5):
         work = asyncio.ensure_future(attempt.checkpoint())
-        async with asyncio.timeout(slots.WITHIN):
-            await slots.until(bench.slot, lambda status: status.paused or work.done())
-        work.cancel()
-        await asyncio.wait([work])
+        paused = asyncio.ensure_future(slots.until(bench.slot, lambda status: status.paused))
+        await asyncio.wait([work, paused], return_when=asyncio.FIRST_COMPLETED)
+        await cancel(work, paused)
         assert (await bench.slot.status()).phase is SlotPhase.RUNNING
     stored = await attempt.checkpoint()
     assert await attempt.number(stored, "a") - await attempt.number(stored, "b") in (0, 1)
