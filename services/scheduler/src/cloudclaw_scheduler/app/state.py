@@ -34,6 +34,8 @@ _log = structlog.get_logger()
 TaskKey = tuple[str, str]
 """(tenant, task); also (tenant, workspace) for writers and workspaces."""
 
+_NEAR: Final = 1000
+"""Places from the end of a long order within which one insertion is cheaper than sorting it anew."""
 SPEC_BYTES: Final = 8 * 1024 * 1024
 """Bytes of inline specs kept for dispatch, so that a claim costs no further read."""
 
@@ -145,21 +147,21 @@ class TenantTasks:
 
     def __init__(self) -> None:
         self.records: dict[str, Versioned[TaskRecord]] = {}
+        # A load comes by id: sorted once, when it is asked for, and not at each insertion.
         self._order: list[tuple[Place, str]] = []
+        self._order_sorted = True
         self._ended: list[tuple[int, str]] = []
         self._ended_sorted = True
 
     def put(self, task: Versioned[TaskRecord]) -> None:
         name = task.record.task
-        if name not in self.records:
-            item = (place_of(task), name)
-            if self._order and item < self._order[-1]:
-                bisect.insort(self._order, item)
-            else:
-                self._order.append(item)
         before = self.records.get(name)
-        if task.record.state.ended and (before is None or not before.record.state.ended):
-            # A load comes by id and not by revision: sorted once, when it is asked for, and not at each insertion.
+        if before is None:
+            item = (place_of(task), name)
+            self._insert(item)
+        elif before.record.state.ended:
+            self._forget_end(before)  # no writer changes an ended task; a hand with etcdctl might
+        if task.record.state.ended:
             ended = (task.mod_revision, name)
             self._ended_sorted = self._ended_sorted and (not self._ended or self._ended[-1] < ended)
             self._ended.append(ended)
@@ -168,11 +170,14 @@ class TenantTasks:
     def remove(self, task: str) -> None:
         found = self.records.pop(task, None)
         if found is not None:
-            index = bisect.bisect_left(self._order, (place_of(found), task))
-            del self._order[index]
+            order = self._by_place()
+            del order[bisect.bisect_left(order, (place_of(found), task))]
             if found.record.state.ended:
-                ended = self._by_end()
-                del ended[bisect.bisect_left(ended, (found.mod_revision, task))]
+                self._forget_end(found)
+
+    def _forget_end(self, task: Versioned[TaskRecord]) -> None:
+        ended = self._by_end()
+        del ended[bisect.bisect_left(ended, (task.mod_revision, task.record.task))]
 
     def ended_after(self, revision: int) -> Iterator[tuple[int, str]]:
         """(revision of its end, id) of the tasks that ended after `revision`, in that order. Not to be held across an
@@ -187,12 +192,30 @@ class TenantTasks:
             self._ended_sorted = True
         return self._ended
 
+    def _insert(self, item: tuple[Place, str]) -> None:
+        order = self._order
+        if self._order_sorted:
+            # Replicas' clocks differ a little, so the newest task is not always the last.
+            index = bisect.bisect_left(order, item)
+            self._order_sorted = len(order) - index <= _NEAR
+            if self._order_sorted:
+                order.insert(index, item)
+                return
+        order.append(item)
+
+    def _by_place(self) -> list[tuple[Place, str]]:
+        if not self._order_sorted:
+            self._order.sort()
+            self._order_sorted = True
+        return self._order
+
     def newest(self, before: Place | None = None) -> Iterator[Versioned[TaskRecord]]:
         """Newest first; those whose place is before `before`, when it is given. Not to be held across an await."""
-        index = bisect.bisect_left(self._order, (before, "")) if before else len(self._order)
+        order = self._by_place()
+        index = bisect.bisect_left(order, (before, "")) if before else len(order)
         while index > 0:
             index -= 1
-            yield self.records[self._order[index][1]]
+            yield self.records[order[index][1]]
 
 
 class State:
