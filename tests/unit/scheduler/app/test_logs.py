@@ -99,7 +99,7 @@ async def test_an_unknown_logs_end_is_read_from_the_store() -> None:
     async with asyncio.TaskGroup() as group:
         hub = await hub_in(group, objects)
         await Segments(objects).write("t", "u", [Frame(0, 1, 0, b"abc")])
-        await Segments(objects).write("u", [Frame(2, 1, 0, b"cdef")])
+        await Segments(objects).write("t", "u", [Frame(2, 1, 0, b"cdef")])
         objects.away = True
         holding = asyncio.create_task(hub.hold("t", "u"))
         await asyncio.sleep(0)
