@@ -197,8 +197,9 @@ class WorkspaceStack:
                         break
         await self.engine.idle()
 
-    def trees(self) -> list[str]:
-        """Trees in use, and on their way out."""
+    async def trees(self) -> list[str]:
+        """Trees in use, and those that did not go when they should have."""
+        await self.engine.settled()
         trees = self.folder / "trees"
         return [path.name for part in ("live", "trash") for path in (trees / part).iterdir()]
 

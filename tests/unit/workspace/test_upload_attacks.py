@@ -33,7 +33,7 @@ async def refused(stack: WorkspaceStack, user: User, archive: bytes, *, replace:
         await user.upload("ws", archive, replace=replace)
     assert await user.get("ws") == before
     assert await stack.writers() == []
-    assert stack.trees() == []
+    assert await stack.trees() == []
     assert (stack.folder / "outside" / "secret").read_text() == "the host's"
     assert len(list((stack.folder / "outside").iterdir())) == 1
     return error.value
@@ -328,4 +328,4 @@ async def test_messages_out_of_order_are_refused(stack: WorkspaceStack, user: Us
     with pytest.raises(InvalidArgumentError, match="262144"):
         await send(header, pb.UploadArchiveRequest(data=bytes((256 << 10) + 1)))
     assert (await user.get("ws")).generation == 0
-    assert stack.trees() == []
+    assert await stack.trees() == []

@@ -109,7 +109,7 @@ async def test_a_task_that_holds_the_workspace_keeps_users_out(stack: WorkspaceS
     assert busy.value.reason == "WRITER_BUSY"
     with pytest.raises(AbortedError):
         await user.upload("ws", TAR_END)
-    assert stack.trees() == []
+    assert await stack.trees() == []
 
 
 @pytest.mark.parametrize("when", ["before the header", "after the header", "within a file", "within an archive"])
@@ -194,7 +194,7 @@ async def test_a_write_whose_key_went_to_another_cannot_commit(
     assert (await user.get("ws")).generation == 0
     assert (await user.get("ws")).writer == "task-1"
     assert not (await user.stub.ListSnapshots(pb.ListSnapshotsRequest(workspace="ws"))).snapshots
-    assert stack.trees() == []
+    assert await stack.trees() == []
 
 
 async def test_a_commit_whose_answer_is_lost_is_found_to_have_happened(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ async def test_a_commit_that_never_arrived_leaves_the_old_version(tmp_path: Path
         stack.engine.snapshot = real  # type: ignore[method-assign]
         assert await user.contents("ws") == {"a": b"1"}
         assert await stack.writers() == []
-        assert stack.trees() == []
+        assert await stack.trees() == []
         await user.write("ws", {"a": b"3"})
 
 
@@ -260,7 +260,7 @@ async def test_a_store_that_fails_while_packs_are_written_leaves_the_old_version
         objects.fail = False
         assert await user.contents("ws") == {"a": b"1"}
         assert await stack.writers() == []
-        assert stack.trees() == []
+        assert await stack.trees() == []
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ async def test_paths_that_lead_elsewhere_are_refused(stack: WorkspaceStack, user
     with pytest.raises((InvalidArgumentError, NotFoundError)):
         await user.write("ws", {}, remove=[path])
     assert (await user.get("ws")).generation == 0
-    assert stack.trees() == []
+    assert await stack.trees() == []
     assert await stack.writers() == []
 
 
@@ -303,7 +303,7 @@ async def test_messages_out_of_order_are_refused(stack: WorkspaceStack, user: Us
     with pytest.raises(InvalidArgumentError):
         await send(header, file, pb.WriteFilesRequest(data=bytes((256 << 10) + 1)))
     assert (await user.get("ws")).generation == 0
-    assert stack.trees() == []
+    assert await stack.trees() == []
 
 
 async def test_a_stream_over_the_limit_is_refused_while_it_comes(tmp_path: Path) -> None:
@@ -320,7 +320,7 @@ async def test_a_stream_over_the_limit_is_refused_while_it_comes(tmp_path: Path)
         # The client has not finished, and the write is over: key and tree are free already.
         await stack.engine.finished(1)
         await stack.quiet()
-        assert stack.trees() == []
+        assert await stack.trees() == []
         with pytest.raises(QuotaExceededError, match="large"):
             await upload.finish()
 
