@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cloudclaw.clock import Clock
+from cloudclaw.errors import UnavailableError
 from cloudclaw_pool_manager.domain.attempt import AttemptId, Exit, KillReason, Launch, Limits, LogFrame, Stream, Usage
 from cloudclaw_pool_manager.ports.backend import (
     Enforcement,
@@ -33,6 +34,7 @@ class FakeSupervisor:
         starts: uids handed to it, in order; a repeated start of the same uid does not count.
         frames: the spool.
         fenced: frozen by its deadline, so that nothing but `thaw` lets it go on.
+        restless: its processes do not stand still for a pause.
         mapped: inodes that the task has mapped.
         pauses: (boot time of the freeze, of the resume or None while paused), in order.
         refuses: every call raises `SlotFailedError` while it is set to a message.
@@ -59,6 +61,7 @@ class FakeSupervisor:
     starts: list[str] = field(default_factory=list)
     stops: list[KillReason] = field(default_factory=list)
     thaws: int = 0
+    restless: bool = False
     mapped: Collection[int] = ()
     pauses: list[tuple[float, float | None]] = field(default_factory=list)
     ignores_term: bool = False
@@ -173,6 +176,8 @@ class FakeSlot:
 
     async def freeze(self, uid: str) -> None:
         there = await self._call("freeze", uid)
+        if there.restless:
+            raise UnavailableError("they do not stand still")
         if there.phase is SlotPhase.RUNNING:
             there.phase = SlotPhase.FROZEN
             there.pauses.append((there.clock.boottime(), None))

@@ -190,6 +190,19 @@ async def test_one_by_the_clock_that_fails_is_not_reported_and_the_next_comes_in
     assert rig.leader.checkpoints[0].HasField("snapshot")
 
 
+async def test_processes_that_do_not_stand_still_cost_a_checkpoint_and_not_the_attempt(rig: Rig) -> None:
+    timeouts = task_pb2.Timeouts()
+    timeouts.run.seconds = 20
+    task, sandbox = await rig.running(timeouts=timeouts)
+    sandbox.restless = True
+    ask(rig, task, 1)
+    await rig.until(lambda: bool(rig.leader.checkpoints))
+    assert "stand still" in rig.leader.checkpoints[0].failure
+    assert sandbox.phase is SlotPhase.RUNNING
+    await rig.gone(task)
+    assert rig.report_of(task).reason == task_pb2.END_REASON_RUN_TIMEOUT, "its clock goes on"
+
+
 async def test_a_fault_of_ours_costs_a_checkpoint_and_not_the_attempt(rig: Rig) -> None:
     rig.workspaces.errors["scan"] = [ZeroDivisionError("a bug")]
     task, sandbox = await rig.running()

@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from cloudclaw.errors import InvalidArgumentError, PreconditionError
+from cloudclaw.errors import InvalidArgumentError, PreconditionError, UnavailableError
 from cloudclaw_pool_manager.backends.attach import MountedTrees
 from cloudclaw_pool_manager.backends.cgroups import SlotGroups
 from cloudclaw_pool_manager.backends.channel import Channel
@@ -36,6 +36,9 @@ _log = structlog.get_logger()
 _UID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _START_WAIT = 20.0
+_FREEZE_WITHIN = 4.0
+"""Seconds that a pause may take to begin: one process in a long uninterruptible wait must not stop all others for as
+long, and is no fault of the slot."""
 _RESUMES = 2
 """Version of the protocol from which on a supervisor knows `resume`."""
 
@@ -149,7 +152,13 @@ class BubblewrapSlot:
                 subject=self.name,
                 reason="OLD_SUPERVISOR",
             )
-        await self._channel.call("freeze", uid=uid)
+        try:
+            async with asyncio.timeout(_FREEZE_WITHIN):
+                await self._channel.call("freeze", uid=uid)
+        except TimeoutError as error:
+            raise UnavailableError(
+                f"the processes in {self.name} did not stand still within {_FREEZE_WITHIN:g} s", reason="NOT_FROZEN"
+            ) from error
 
     async def mapped(self, uid: str) -> Collection[int]:
         try:

@@ -145,7 +145,8 @@ class Slot(Protocol):
     async def freeze(self, uid: str) -> None:
         """Pause: stop all of the sandbox's processes and return when they are stopped. `resume` ends it.
 
-        Raises `PreconditionError(reason="OLD_SUPERVISOR")` where an adopted supervisor is too old to `resume`.
+        Raises `UnavailableError` when they do not stand still in time (`resume` all the same), and
+        `PreconditionError(reason="OLD_SUPERVISOR")` where an adopted supervisor is too old to `resume`.
         """
         ...
 
