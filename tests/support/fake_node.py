@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from pathlib import Path
+from types import EllipsisType
 
 from cloudclaw.coordination.records import SnapshotPointer
 from cloudclaw.snapshots.port import (
@@ -124,16 +125,16 @@ class FakeWorkspaces:
         base: SnapshotPointer | None,
         uid: str,
         *,
-        head: SnapshotPointer | None = None,
+        head: SnapshotPointer | EllipsisType | None = ...,
         watcher: Watcher | None = None,
     ) -> Tree:
         await self._step("checkout", watcher)
-        tree = Tree(Path("/trees") / uid, base, uid, head or base)
+        tree = Tree(Path("/trees") / uid, base, uid, base if head is ... else head)
         self.trees[uid] = tree
         return tree
 
     async def reopen(
-        self, tenant: str, base: SnapshotPointer | None, uid: str, *, head: SnapshotPointer | None = None
+        self, tenant: str, base: SnapshotPointer | None, uid: str, *, head: SnapshotPointer | EllipsisType | None = ...
     ) -> Tree | None:
         return self.trees.get(uid)
 

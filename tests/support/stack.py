@@ -244,6 +244,30 @@ class Stack:
         """The node's pool-manager and the supervisors of its slots."""
         return [self.pid(f"pool-manager@{node}"), *[s.pid for s in await self.slots(node) if s.pid]]
 
+    def supervisors(self, node: str = "") -> list[int]:
+        """Process ids of the supervisors of one node, or of all, found without asking its manager."""
+        marker = f"{self.directory}/nodes/{node}"
+        found = []
+        for entry in os.listdir("/proc"):
+            if not entry.isdigit():
+                continue
+            with contextlib.suppress(OSError):
+                if b"cloudclaw_supervisor" not in Path(f"/proc/{entry}/cmdline").read_bytes():
+                    continue
+                if os.readlink(f"/proc/{entry}/cwd").startswith(marker):
+                    found.append(int(entry))
+        self._slot_pids.update(found)
+        return found
+
+    async def drain(self, node: str, *, hand_over: bool = False) -> None:
+        """Take no new work on a node."""
+        channel = open_channel(self.endpoints[f"pool-manager@{node}"], None, self.operator_token)
+        try:
+            stub = pool_manager_pb2_grpc.PoolManagerServiceStub(channel)
+            await stub.DrainNode(pool_manager_pb2.DrainNodeRequest(hand_over=hand_over))
+        finally:
+            await channel.close()
+
     async def kill_node(self, node: str) -> None:
         """What a power cut does to a node: the manager and every supervisor die at once."""
         kill(*await self.node_pids(node))

@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import EllipsisType
 
 from cloudclaw.clock import Clock
 from cloudclaw.coordination.records import SnapshotPointer
@@ -86,20 +87,20 @@ class SnapshotEngine:
         base: SnapshotPointer | None,
         uid: str,
         *,
-        head: SnapshotPointer | None = None,
+        head: SnapshotPointer | EllipsisType | None = ...,
         watcher: Watcher | None = None,
     ) -> Tree:
         check_name(tenant, "tenant")
         self._scanned.pop(uid, None)
-        return Tree(await self._checkouts.make(tenant, base, uid, watcher), base, uid, head or base)
+        return Tree(await self._checkouts.make(tenant, base, uid, watcher), base, uid, base if head is ... else head)
 
     async def reopen(
-        self, tenant: str, base: SnapshotPointer | None, uid: str, *, head: SnapshotPointer | None = None
+        self, tenant: str, base: SnapshotPointer | None, uid: str, *, head: SnapshotPointer | EllipsisType | None = ...
     ) -> Tree | None:
         check_name(tenant, "tenant")
         path = self._shelf.live(uid)
         there = await self._threads.run(lambda _: path.is_dir() and not path.is_symlink())
-        return Tree(path, base, uid, head or base) if there else None
+        return Tree(path, base, uid, base if head is ... else head) if there else None
 
     async def snapshot(
         self, tenant: str, tree: Tree, snapshot_id: str, *, watcher: Watcher | None = None

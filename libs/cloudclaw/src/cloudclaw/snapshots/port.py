@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import EllipsisType
 from typing import Protocol
 
 from cloudclaw.coordination.records import SnapshotPointer
@@ -83,13 +84,14 @@ class Tree:
     Attributes:
         base: what it was made of: the head, or an earlier attempt's checkpoint.
         uid: the attempt's, or the user's operation's.
-        head: what its snapshots' changes are told against, and their parent; `base` unless that is a checkpoint.
+        head: what its snapshots' changes are told against, and their parent, None for an empty workspace; the same
+            as `base` unless that is a checkpoint.
     """
 
     path: Path
     base: SnapshotPointer | None
     uid: str
-    head: SnapshotPointer | None = None
+    head: SnapshotPointer | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,12 +157,12 @@ class WorkspaceManager(Protocol):
         base: SnapshotPointer | None,
         uid: str,
         *,
-        head: SnapshotPointer | None = None,
+        head: SnapshotPointer | EllipsisType | None = ...,
         watcher: Watcher | None = None,
     ) -> Tree:
         """A private, writable tree with the content of `base` (empty without), named by the attempt's `uid`.
 
-        `head`: see `Tree`; `base` when omitted.
+        `head`: see `Tree`; None is an empty workspace. `base` when omitted.
 
         An existing tree of that uid is left by a crash and is removed first. Files belong to the configured
         files uid. A cached tree of exactly (tenant, base) is renamed away instead of restored (rule 11).
@@ -168,7 +170,7 @@ class WorkspaceManager(Protocol):
         ...
 
     async def reopen(
-        self, tenant: str, base: SnapshotPointer | None, uid: str, *, head: SnapshotPointer | None = None
+        self, tenant: str, base: SnapshotPointer | None, uid: str, *, head: SnapshotPointer | EllipsisType | None = ...
     ) -> Tree | None:
         """The tree of a running attempt after a manager's restart, as it is; None when it is not there."""
         ...

@@ -199,7 +199,7 @@ class Saver:
 
     async def _known(self, tenant: str, tree: Tree) -> _Known:
         base = tree.base.manifest if tree.base is not None else ""
-        head = tree.head or tree.base
+        head = tree.head
         old = await self._reader.manifest(tenant, head) if head is not None else None
         index = await self._threads.run(lambda _: Index.load(index_path(self._trees, tree.uid)))
         # Another tree's content may be gone from the store by now (rule 8).
@@ -251,7 +251,7 @@ class Saver:
         started: float,
         frozen: float,
     ) -> Saved:
-        head = tree.head or tree.base
+        head = tree.head
         manifest = built.manifest
         pointer = SnapshotPointer(
             id=snapshot_id,

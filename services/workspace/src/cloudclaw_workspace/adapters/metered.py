@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
+from types import EllipsisType
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
@@ -54,14 +55,14 @@ class MeteredManager:
         base: SnapshotPointer | None,
         uid: str,
         *,
-        head: SnapshotPointer | None = None,
+        head: SnapshotPointer | EllipsisType | None = ...,
         watcher: Watcher | None = None,
     ) -> Tree:
         with self._timed("checkout"):
             return await self._inner.checkout(tenant, base, uid, head=head, watcher=watcher)
 
     async def reopen(
-        self, tenant: str, base: SnapshotPointer | None, uid: str, *, head: SnapshotPointer | None = None
+        self, tenant: str, base: SnapshotPointer | None, uid: str, *, head: SnapshotPointer | EllipsisType | None = ...
     ) -> Tree | None:
         return await self._inner.reopen(tenant, base, uid, head=head)
 
