@@ -15,8 +15,8 @@ from cloudclaw.errors import NotFoundError, UnavailableError
 from cloudclaw.v1 import scheduler_pb2 as pb
 from tests.support.etcd_server import EtcdServer
 from tests.support.proxy import Proxy
+from tests.unit.scheduler.consuming import Consumer, canceled, ids
 from tests.unit.scheduler.plane import Plane, User
-from tests.unit.scheduler.test_result_stream import Consumer, canceled, ids
 
 pytestmark = pytest.mark.etcd
 

@@ -26,6 +26,7 @@ from cloudclaw.v1 import pool_manager_pb2 as pool_pb
 from cloudclaw.v1 import pool_manager_pb2_grpc, scheduler_pb2_grpc, task_pb2, workspace_pb2_grpc
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1 import workspace_pb2 as ws_pb
+from tests.unit.cli.fake_results import FakeResults
 
 # The stubs' types call every method abstract; what a servicer leaves out is UNIMPLEMENTED.
 _Scheduler: Any = scheduler_pb2_grpc.SchedulerServiceServicer
@@ -35,7 +36,7 @@ _Pool: Any = pool_manager_pb2_grpc.PoolManagerServiceServicer
 ENDED = (task_pb2.TASK_STATE_SUCCEEDED, task_pb2.TASK_STATE_FAILED, task_pb2.TASK_STATE_CANCELED)
 
 
-class FakeScheduler(_Scheduler):  # type: ignore[misc]
+class FakeScheduler(FakeResults, _Scheduler):  # type: ignore[misc]
     """Tasks that end as soon as they are submitted; argv decides how.
 
     `exit N` fails with that code; anything else succeeds with its words as log. A tail breaks after each message as
@@ -43,21 +44,17 @@ class FakeScheduler(_Scheduler):  # type: ignore[misc]
     """
 
     def __init__(self) -> None:
-        self.tasks: dict[str, task_pb2.Task] = {}
+        FakeResults.__init__(self)
         self.logs: dict[tuple[str, int], bytes] = {}
         self.requests: dict[str, str] = {}
         self.submitted: list[pb.SubmitTaskRequest] = []
         self.tails: list[pb.TailLogsRequest] = []
         self.watches: list[pb.WatchTasksRequest] = []
         self.unavailable = 0
-        self.breaks = 0
         self.on_break: Callable[[], None] = lambda: None
         self.node_address = ""
         self.changes: list[task_pb2.Task] = []
         self.lists: list[pb.ListTasksRequest] = []
-        self.streams: list[pb.StreamResultsRequest] = []
-        self.acked: dict[str, list[str]] = {}
-        self.late: set[str] = set()
 
     def _away(self) -> None:
         if self.unavailable > 0:
@@ -181,42 +178,6 @@ class FakeScheduler(_Scheduler):  # type: ignore[misc]
         response = pb.CheckpointTaskResponse(checkpoint=task.checkpoint)
         response.frozen.FromMilliseconds(12)
         return response
-
-    async def StreamResults(
-        self, request: pb.StreamResultsRequest, context: Any
-    ) -> AsyncIterator[pb.StreamResultsResponse]:
-        self.streams.append(pb.StreamResultsRequest.FromString(request.SerializeToString()))
-        acked = self.acked.setdefault(request.consumer, [])
-        for task_id, task in self.tasks.items():
-            if f"receipt-{task_id}" in acked or task.tenant != caller().tenant:
-                continue
-            result = (await self.GetResult(pb.GetResultRequest(task_id=task_id), context)).result
-            yield pb.StreamResultsResponse(result=result, receipt=f"receipt-{task_id}")
-            if self.breaks > 0:
-                self.breaks -= 1
-                raise UnavailableError("restarting")
-        if not request.drain:
-            await asyncio.Event().wait()
-
-    async def AckResults(self, request: pb.AckResultsRequest, context: Any) -> pb.AckResultsResponse:
-        acked = self._consumer(request.consumer)
-        expired = [receipt for receipt in request.receipts if receipt in self.late]
-        acked += [receipt for receipt in request.receipts if receipt not in self.late]
-        return pb.AckResultsResponse(expired=expired)
-
-    async def ListConsumers(self, request: Any, context: Any) -> pb.ListConsumersResponse:
-        consumers = [pb.Consumer(name=name, backlog=len(self.tasks) - len(acked)) for name, acked in self.acked.items()]
-        return pb.ListConsumersResponse(consumers=consumers)
-
-    async def DeleteConsumer(self, request: Any, context: Any) -> pb.DeleteConsumerResponse:
-        self._consumer(request.consumer)
-        del self.acked[request.consumer]
-        return pb.DeleteConsumerResponse()
-
-    def _consumer(self, name: str) -> list[str]:
-        if name not in self.acked:
-            raise NotFoundError(f"no consumer {name!r}")
-        return self.acked[name]
 
     async def GetClusterStatus(self, request: Any, context: Any) -> pb.GetClusterStatusResponse:
         status = pb.GetClusterStatusResponse(leader="127.0.0.1:7401", term=7, version="0.1.0", etcd_bytes=4096)

@@ -5,26 +5,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
-import grpc
 import pytest
 import pytest_asyncio
-from prometheus_client import CollectorRegistry
 
 from cloudclaw.clock import SystemClock
-from cloudclaw.coordination import keys
 from cloudclaw.coordination.memory import MemoryKeyValue
-from cloudclaw.errors import InvalidArgumentError, NotFoundError, UnavailableError
+from cloudclaw.errors import NotFoundError, UnavailableError
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1 import task_pb2
-from cloudclaw_scheduler.app import deliveries
 from tests.support.kv import ManualClock
+from tests.unit.scheduler.consuming import (
+    VISIBILITY,
+    Consumer,
+    Response,
+    Stream,
+    canceled,
+    counted,
+    ids,
+    lapse,
+    out,
+)
 from tests.unit.scheduler.failing import FailingObjects
-from tests.unit.scheduler.plane import Node, Plane, User, duration, soon, until
-
-VISIBILITY = 5.0
-Response = pb.StreamResultsResponse
+from tests.unit.scheduler.plane import Node, Plane, User, soon, until
 
 
 @pytest.fixture
@@ -39,84 +42,6 @@ async def plane(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Plane]:
     await plane.start()
     yield plane
     await plane.stop()
-
-
-class Consumer:
-    """One consumer's streams, as the test opens them."""
-
-    def __init__(self, plane: Plane, name: str = "c", tenant: str = "acme") -> None:
-        self.stub = plane.stub(tenant)
-        self.name = name
-
-    def open(self, **request: Any) -> Stream:
-        request.setdefault("visibility_timeout", duration(VISIBILITY))
-        request.setdefault("from_oldest", True)
-        return Stream(self.stub.StreamResults(pb.StreamResultsRequest(consumer=self.name, **request)))
-
-    async def drain(self, **request: Any) -> list[Response]:
-        """All that is to be had now."""
-        async with asyncio.timeout(10):
-            return await self.open(drain=True, **request).rest()
-
-    async def ack(self, *responses: Response) -> list[str]:
-        request = pb.AckResultsRequest(consumer=self.name, receipts=[r.receipt for r in responses])
-        return list((await self.stub.AckResults(request)).expired)
-
-    async def standing(self) -> pb.Consumer:
-        listed = await self.stub.ListConsumers(pb.ListConsumersRequest())
-        (found,) = [consumer for consumer in listed.consumers if consumer.name == self.name]
-        return found
-
-
-class Stream:
-    def __init__(self, call: Any) -> None:
-        self.call = call
-
-    async def take(self, count: int) -> list[Response]:
-        found = []
-        for _ in range(count):
-            response = await soon(self.call.read())
-            assert response is not grpc.aio.EOF
-            found.append(response)
-        return found
-
-    async def rest(self) -> list[Response]:
-        found = []
-        while (response := await self.call.read()) is not grpc.aio.EOF:
-            found.append(response)
-        return found
-
-    def close(self) -> None:
-        self.call.cancel()
-
-
-def ids(responses: list[Response]) -> list[str]:
-    return [response.result.task_id for response in responses]
-
-
-async def canceled(user: User, count: int = 1) -> list[str]:
-    """Tasks that ended, in the order of their ends."""
-    tasks = [await user.submit() for _ in range(count)]
-    for task in tasks:
-        await user.cancel(task)
-    return tasks
-
-
-async def lapse(plane: Plane, clock: ManualClock) -> None:
-    """The visibility timeout passes for all that is out."""
-    await clock.advance(VISIBILITY)
-    assert isinstance(plane.kv, MemoryKeyValue)
-    plane.kv.tick()
-
-
-def out(plane: Plane, name: str = "c") -> int:
-    return len(plane.scheduler.mirror.state.deliveries.get(("acme", name), {}))
-
-
-def counted(plane: Plane, metric: str, **labels: str) -> float:
-    registry = plane.scheduler.metrics.registry
-    assert isinstance(registry, CollectorRegistry)
-    return registry.get_sample_value(metric, labels) or 0.0
 
 
 async def test_results_come_in_the_order_of_their_ends_with_all_they_hold(plane: Plane, user: User) -> None:
@@ -403,134 +328,3 @@ async def test_a_lost_answer_of_etcd_delivers_again_and_never_loses(
     await lapse(plane, clock)
     seen |= set(ids(await consumer.drain()))
     assert seen == set(tasks)
-
-
-async def test_leases_without_deliveries_are_given_up(plane: Plane, user: User) -> None:
-    await canceled(user, 3)
-    assert isinstance(plane.kv, MemoryKeyValue)
-    before = set(plane.kv._leases)
-    consumer = Consumer(plane)
-    stream = consumer.open()
-    delivered = await stream.take(3)
-    assert len(set(plane.kv._leases) - before) == 1
-    await consumer.ack(*delivered)
-    kv = plane.kv
-    await until("no lease is left", lambda: set(kv._leases) == before)
-    stream.close()
-
-
-async def test_no_more_than_a_window_is_out_before_the_oldest_is_acknowledged(
-    plane: Plane, user: User, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cloudclaw_scheduler.domain.consumers.WINDOW", 10)
-    tasks = await canceled(user, 25)
-    consumer = Consumer(plane)
-    delivered = await consumer.drain(max_outstanding=10)
-    assert ids(delivered) == tasks[:10]
-    assert await consumer.drain(max_outstanding=10) == []
-    await consumer.ack(*delivered[1:])
-    assert await consumer.drain(max_outstanding=10) == []
-    record = (await plane.transactions.get_consumer("acme", "c")).record  # type: ignore[union-attr]
-    assert len(record.acked) == 9
-    await consumer.ack(delivered[0])
-    record = (await plane.transactions.get_consumer("acme", "c")).record  # type: ignore[union-attr]
-    assert record.acked == ()
-    assert ids(await consumer.drain(max_outstanding=10)) == tasks[10:20]
-
-
-async def test_more_than_one_batch_is_drained(plane: Plane, user: User) -> None:
-    tasks = await canceled(user, 2 * deliveries.BATCH + 3)
-    consumer = Consumer(plane)
-    delivered = await consumer.drain(max_outstanding=1000)
-    assert ids(delivered) == tasks
-    assert await consumer.ack(*delivered) == []
-    assert (await plane.kv.range(keys.DELIVERIES)).entries == []
-
-
-@pytest.mark.parametrize(
-    ("request_", "field"),
-    [
-        (pb.StreamResultsRequest(), "consumer"),
-        (pb.StreamResultsRequest(consumer="a/b"), "consumer"),
-        (pb.StreamResultsRequest(consumer="A"), "consumer"),
-        (pb.StreamResultsRequest(consumer="x" * 64), "consumer"),
-        (pb.StreamResultsRequest(consumer="c", visibility_timeout=duration(4.9)), "visibility_timeout"),
-        (pb.StreamResultsRequest(consumer="c", visibility_timeout=duration(43201)), "visibility_timeout"),
-        (pb.StreamResultsRequest(consumer="c", visibility_timeout=duration(-1)), "visibility_timeout"),
-        (pb.StreamResultsRequest(consumer="c", max_outstanding=-1), "max_outstanding"),
-        (pb.StreamResultsRequest(consumer="c", max_outstanding=1001), "max_outstanding"),
-    ],
-)
-async def test_streams_that_are_none_are_refused(
-    plane: Plane, user: User, request_: pb.StreamResultsRequest, field: str
-) -> None:
-    with pytest.raises(InvalidArgumentError) as caught:
-        async for _ in user.stub.StreamResults(request_):
-            pass
-    assert caught.value.field == field
-    assert not plane.scheduler.mirror.state.consumers
-
-
-@pytest.mark.parametrize("receipt", ["", "garbage", "cjE6", "é", "cjE6YzpiOjE6MQ==", "a" * 10_000])
-async def test_receipts_that_are_none_are_refused(plane: Plane, user: User, receipt: str) -> None:
-    with pytest.raises(InvalidArgumentError) as caught:
-        await user.stub.AckResults(pb.AckResultsRequest(consumer="c", receipts=[receipt]))
-    assert caught.value.field == "receipts[0]"
-
-
-async def test_too_many_receipts_are_refused(plane: Plane, user: User) -> None:
-    with pytest.raises(InvalidArgumentError):
-        await user.stub.AckResults(pb.AckResultsRequest(consumer="c", receipts=["x"] * 1001))
-
-
-async def test_results_are_held_for_consumers_that_still_want_them(plane: Plane, user: User) -> None:
-    consumers = plane.scheduler.consumers
-    tasks = await canceled(user, 3)
-    ends = [(await user.get(task)).revision for task in tasks]
-    assert consumers.held("acme") is None
-    consumer = Consumer(plane)
-    delivered = await consumer.drain()
-    assert consumers.held("acme") == ends[0] - 1
-    await consumer.ack(delivered[0], delivered[2])
-    await plane.scheduler.mirror.sync(keys.consumer("acme", "c"))
-    assert consumers.held("acme") == ends[1] - 1
-    assert consumers.held("stranger") is None
-    await consumer.ack(delivered[1])
-    await plane.scheduler.mirror.sync(keys.consumer("acme", "c"))
-    assert consumers.held("acme") is None
-    (later,) = await canceled(user)
-    assert consumers.held("acme") == (await user.get(later)).revision - 1
-
-
-async def test_an_idle_consumer_holds_nothing_for_ever(tmp_path: Path) -> None:
-    clock = ManualClock(SystemClock().wall())
-    plane = Plane(MemoryKeyValue(SystemClock()), FailingObjects(), tmp_path, history={"consumer_hold": 100.0})
-    await plane.start()
-    try:
-        user, consumer = User(plane), Consumer(plane)
-        await canceled(user)
-        await consumer.drain()
-        assert plane.scheduler.consumers.held("acme") is not None
-        plane.scheduler.consumers._clock = clock
-        await clock.advance(101.0)
-        assert plane.scheduler.consumers.held("acme") is None
-    finally:
-        await plane.stop()
-
-
-async def test_a_consumer_whose_next_result_was_archived_goes_on_with_the_one_after(plane: Plane, user: User) -> None:
-    tasks = await canceled(user, 3)
-    consumer = Consumer(plane)
-    delivered = await consumer.drain()
-    await consumer.ack(delivered[1])
-    for task in tasks[:2]:
-        found = await plane.transactions.get_task("acme", task)
-        assert found is not None
-        await plane.transactions.archive([found], await plane.kv.grant(60))
-    await canceled(user)
-    again = await consumer.drain()
-    assert len(again) == 1
-    assert await consumer.ack(delivered[2], *again) == []
-    record = (await plane.transactions.get_consumer("acme", "c")).record  # type: ignore[union-attr]
-    assert record.acked == ()
-    assert (await consumer.standing()).backlog == 0

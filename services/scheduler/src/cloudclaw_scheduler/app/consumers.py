@@ -22,9 +22,9 @@ from cloudclaw.coordination import keys
 from cloudclaw.coordination.port import KeyValue
 from cloudclaw.coordination.records import ConsumerRecord
 from cloudclaw.coordination.transactions import Transactions, Versioned
-from cloudclaw.errors import NotFoundError, UnavailableError
+from cloudclaw.errors import AbortedError, CloudClawError, NotFoundError, UnavailableError
 from cloudclaw.ids import new_id
-from cloudclaw_scheduler.app.deliveries import Delivered, Means, Place, ResultStream, Shared
+from cloudclaw_scheduler.app.deliveries import Delivered, Means, Pending, Place, ResultStream, Shared
 from cloudclaw_scheduler.app.metrics import Metrics
 from cloudclaw_scheduler.app.mirror import Mirror
 from cloudclaw_scheduler.app.results import Results
@@ -81,7 +81,7 @@ class Consumers:
         """Deliver results, for a consumer that is made by the first stream. `QuotaExceededError` when there are too
         many; else as `ResultStream.run`."""
         place = await self._open(tenant, wish)
-        shared = self._shared.setdefault((tenant, wish.consumer), Shared(set(), set()))
+        shared = self._shared.setdefault((tenant, wish.consumer), Shared())
         stream = ResultStream(self._means, place, wish, shared)
         streams = self._streams.setdefault(tenant, set())
         streams.add(stream)
@@ -105,9 +105,7 @@ class Consumers:
         `NotFoundError`: no such consumer.
         """
         named = {(receipt.task, receipt.token): receipt for receipt in receipts if receipt.consumer == consumer}
-        refused = await self._transactions.ack(
-            tenant, consumer, list(named), lambda record, revisions: self._after(tenant, record, revisions)
-        )
+        refused = await self._ack((tenant, consumer), list(named))
         late = {named[receipt] for receipt in refused}
         if late or not named:
             record = (await self._get(tenant, consumer)).record
@@ -229,6 +227,45 @@ class Consumers:
                 await self._mirror.reach(revision)
         except TimeoutError:
             _log.debug("the last write to etcd was not CloudClaw's", revision=revision)
+
+    async def _ack(self, key: TaskKey, receipts: list[tuple[str, int]]) -> set[tuple[str, int]]:
+        """Those that were refused. What waits here for the same consumer meanwhile goes in one transaction."""
+        shared = self._shared.setdefault(key, Shared())
+        pending = shared.pending
+        mine = Pending(receipts)
+        pending.append(mine)
+        async with shared.writing:
+            if mine in pending:
+                batch = pending[:]
+                pending.clear()
+                try:
+                    await self._ack_all(key, batch)
+                finally:
+                    # Cancelled half-way: the others, which all wait for the lock, are taken by the next of them.
+                    pending += [each for each in batch if each.refused is None and each.error is None]
+                    if mine in pending:
+                        pending.remove(mine)
+        if mine.error is not None:
+            raise mine.error
+        return mine.refused or set()
+
+    async def _ack_all(self, key: TaskKey, batch: Sequence[Pending]) -> None:
+        tenant, consumer = key
+        receipts = [receipt for each in batch for receipt in each.receipts]
+        try:
+            refused = await self._transactions.ack(
+                tenant, consumer, receipts, lambda record, revisions: self._after(tenant, record, revisions)
+            )
+        except CloudClawError as error:
+            if isinstance(error, NotFoundError):
+                self._shared.pop(key, None)  # names that are nobody's must not add up
+            elif isinstance(error, AbortedError):  # other replicas write all the time
+                error = UnavailableError(error.message, retry_after=0.1, reason="CONSUMER_BUSY")
+            for each in batch:
+                each.error = error
+        else:
+            for each in batch:
+                each.refused = set(refused).intersection(each.receipts)
 
     async def _get(self, tenant: str, consumer: str) -> Versioned[ConsumerRecord]:
         found = await self._transactions.get_consumer(tenant, consumer)

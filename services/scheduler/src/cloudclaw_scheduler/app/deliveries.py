@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -17,7 +17,14 @@ from cloudclaw.coordination import keys
 from cloudclaw.coordination.port import KeyValue
 from cloudclaw.coordination.records import ConsumerRecord, TaskRecord
 from cloudclaw.coordination.transactions import Transactions
-from cloudclaw.errors import AbortedError, DataLossError, FencedError, NotFoundError, UnavailableError
+from cloudclaw.errors import (
+    AbortedError,
+    CloudClawError,
+    DataLossError,
+    FencedError,
+    NotFoundError,
+    UnavailableError,
+)
 from cloudclaw.v1 import task_pb2
 from cloudclaw_scheduler.app.metrics import Metrics
 from cloudclaw_scheduler.app.mirror import Mirror
@@ -48,17 +55,32 @@ class Place:
     created: int
 
 
+@dataclass(slots=True, eq=False)
+class Pending:
+    """An acknowledgement that waits for its turn: (task, token) of each delivery. Answered by `refused`, those of them
+    that came too late, or by `error`."""
+
+    receipts: list[tuple[str, int]]
+    refused: set[tuple[str, int]] | None = None
+    error: CloudClawError | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What the streams of one consumer on this replica have in common.
+    """What the streams and acknowledgements of one consumer on this replica have in common.
 
     Attributes:
-        taking: tasks that one of them is about to deliver, so that the others take others.
+        writing: held by whoever writes. Each delivery and each acknowledgement is guarded by the consumer's record, so
+            those that went at once would only refuse each other.
+        pending: acknowledgements that go together, as soon as `writing` is free.
+        taking: tasks that a stream is about to deliver, so that the others take others.
         lapsed: revisions of results whose delivery was seen to lapse, for the metric alone.
     """
 
-    taking: set[str]
-    lapsed: set[int]
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    pending: list[Pending] = field(default_factory=list)
+    taking: set[str] = field(default_factory=set)
+    lapsed: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +176,8 @@ class ResultStream:
         self._leases.add(lease)
         whole = False
         try:
-            made = await self._put(picked, lease)
+            async with self._shared.writing:
+                made = await self._put(picked, lease)
             # Seen by the other streams here before they may take these again.
             await means.mirror.reach(max(made.values(), default=0))
             contents = await self._contents(list(made))
