@@ -7,13 +7,13 @@ import asyncio
 import tempfile
 from pathlib import Path
 
-from tests.bench import latency, logs, memory, queue, recovery, snapshots, throughput
+from tests.bench import history, latency, logs, memory, queue, recovery, snapshots, throughput
 from tests.bench.report import Row, show
 
-PARTS = ("latency", "logs", "throughput", "memory", "snapshots", "recovery", "queue")
+PARTS = ("latency", "logs", "throughput", "memory", "snapshots", "recovery", "queue", "history")
 
 
-async def run(parts: list[str], queued: int, rows: list[Row]) -> None:
+async def run(parts: list[str], queued: int, finished: int, rows: list[Row]) -> None:
     """Add the rows of the chosen parts, one part after the other."""
     simple = {
         "latency": latency,
@@ -28,6 +28,8 @@ async def run(parts: list[str], queued: int, rows: list[Row]) -> None:
             print(f"bench: {part}", flush=True)
             if part == "queue":
                 rows += await queue.measure(Path(directory), queued)
+            elif part == "history":
+                rows += await history.measure(Path(directory), finished)
             else:
                 rows += await simple[part].measure(Path(directory))
 
@@ -36,13 +38,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--queued", type=int, default=100_000, help="tasks in the long queue (default 100000)")
+    parser.add_argument("--tasks", type=int, default=200_000, help="finished tasks in the history (default 200000)")
     options = parser.parse_args()
     unknown = set(options.parts) - set(PARTS)
     if unknown:
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     rows: list[Row] = []
     try:
-        asyncio.run(run(options.parts or list(PARTS), options.queued, rows))
+        asyncio.run(run(options.parts or list(PARTS), options.queued, options.tasks, rows))
     finally:
         show(rows)  # what was measured before a part failed is worth seeing
 
