@@ -39,6 +39,8 @@ _BY_REASON: Final = {
     "ROLE_REQUIRED": "use a token with that role: `claw token create --role operator …`",
     "TASK_NOT_ENDED": "wait for it with `claw logs --follow TASK`, or see `claw explain TASK`",
     "WRITER_BUSY": "`claw ws ls` shows who writes; try again when they have finished",
+    "NO_CONSUMER": "`claw consumers ls` lists them; `claw results NAME` makes one",
+    "TASK_NOT_RUNNING": "see `claw get TASK`; only what runs has something to keep",
     "QUOTA_EXCEEDED": "end or delete something first, or ask for more",
 }
 _BY_CODE: Final = {

@@ -270,7 +270,7 @@ class Consumers:
     async def _get(self, tenant: str, consumer: str) -> Versioned[ConsumerRecord]:
         found = await self._transactions.get_consumer(tenant, consumer)
         if found is None:
-            raise NotFoundError(f"no consumer {consumer!r}", metadata={"consumer": consumer})
+            raise NotFoundError(f"no consumer {consumer!r}", reason="NO_CONSUMER", metadata={"consumer": consumer})
         return found
 
     def _after(self, tenant: str, record: ConsumerRecord, revisions: Sequence[int]) -> ConsumerRecord:

@@ -140,7 +140,7 @@ class ResultStream:
     def _record(self) -> ConsumerRecord:
         found = self._means.mirror.state.consumers.get((self.place.tenant, self.place.consumer))
         if found is None or found.create_revision != self.place.created:
-            raise NotFoundError(f"consumer {self.place.consumer!r} was deleted")
+            raise NotFoundError(f"consumer {self.place.consumer!r} was deleted", reason="NO_CONSUMER")
         return found.record
 
     async def _forget(self) -> None:
