@@ -71,8 +71,8 @@ class Scan(Generic[T]):
     Attributes:
         folders: by path.
         read: files whose content was taken.
-        faithful: a restored copy is the same as the tree; false when something was simplified (setuid bits), so that
-            the tree itself may not stand in for the snapshot.
+        faithful: a restored copy is the same as the tree; false when something was simplified (setuid bits, symlinks
+            with several names), so that the tree itself may not stand in for the snapshot.
     """
 
     def __init__(
@@ -258,6 +258,8 @@ class Scan(Generic[T]):
             if stat.S_ISDIR(mode):
                 status = self._directory(fd, name, path, depth)
                 return Seen(status.st_ino, status.st_ctime_ns, DIRECTORY)
+            if status.st_nlink > 1:
+                self.faithful = False  # each of its names becomes a symlink of its own
             seen = self._index.trusted(path, status)
             if seen is not None:
                 return seen
