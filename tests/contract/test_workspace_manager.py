@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from cloudclaw.objects.port import ObjectStore
 from cloudclaw.objects.s3 import S3Objects
 from cloudclaw.objects.s3_client import S3Endpoint
 from cloudclaw.snapshots.engine import SnapshotEngine
-from cloudclaw.snapshots.port import HOME, WORKSPACE, FileType, Tree, TreeLimits, WorkspaceManager
+from cloudclaw.snapshots.port import HOME, WORKSPACE, FileType, Progress, Tree, TreeLimits, WorkspaceManager
 from tests.support.minio_server import MinioServer
 from tests.support.trees import TENANT, facts
 
@@ -252,3 +253,69 @@ async def test_objects_are_named_by_tenant_and_uid(manager: WorkspaceManager, st
     assert pointer.uid == "uid-1"
     assert f"tenants/{TENANT}/manifests/uid-1/{pointer.manifest}" in names
     assert all(n.startswith((f"tenants/{TENANT}/manifests/uid-1/", f"tenants/{TENANT}/packs/uid-1/")) for n in names)
+
+
+@contextlib.asynccontextmanager
+async def still() -> AsyncIterator[Collection[int]]:
+    """A pause of a tree in which nothing runs."""
+    yield ()
+
+
+async def test_a_checkpoint_is_a_snapshot_of_the_tree_within_its_pause(
+    manager: WorkspaceManager, other_host: WorkspaceManager
+) -> None:
+    tree, first = await saved(manager)
+    (tree.path / WORKSPACE / "src" / "main.py").write_bytes(b"checkpoint")
+    result = await manager.checkpoint(TENANT, tree, "cp-1", still)
+    assert result.frozen > 0
+    assert (result.pointer.id, result.pointer.uid) == ("cp-1", tree.uid)
+    assert result.stored_bytes < 4096
+    there = await other_host.checkout(TENANT, result.pointer, "uid-2", head=first)
+    assert facts(there.path) == facts(tree.path)
+    final = await other_host.snapshot(TENANT, there, "snap-2")
+    assert final.pointer.parent == first.id
+    assert [change.path for change in final.changes] == [b"src/main.py"]
+
+
+async def test_hard_links_and_holes_are_the_same_on_another_host(
+    manager: WorkspaceManager, other_host: WorkspaceManager
+) -> None:
+    tree = await manager.checkout(TENANT, None, "uid-1")
+    fill(tree)
+    os.link(tree.path / WORKSPACE / "large", tree.path / HOME / "linked")
+    with (tree.path / WORKSPACE / "sparse").open("wb") as file:
+        file.truncate(10 << 20)
+        file.write(b"x")
+    pointer = (await manager.snapshot(TENANT, tree, "snap-1")).pointer
+    there = await other_host.checkout(TENANT, pointer, "uid-2")
+    assert facts(there.path) == facts(tree.path)
+    assert (there.path / WORKSPACE / "large").samefile(there.path / HOME / "linked")
+    assert (there.path / WORKSPACE / "sparse").stat().st_blocks * 512 < 1 << 20
+
+
+async def test_artifacts_are_objects_of_their_own(manager: WorkspaceManager, store: ObjectStore) -> None:
+    tree, _ = await saved(manager)
+    kept = await manager.collect(TENANT, tree, ["**/*.py", "large"], "artifacts/acme/task/uid/")
+    assert [file.path for file in kept.files] == [b"large", b"src/main.py"]
+    assert not kept.truncated
+    for file in kept.files:
+        data = await store.get(f"artifacts/acme/task/uid/{file.digest}")
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (file.size, file.digest)
+
+
+async def test_trees_of_a_forgotten_tenant_do_not_lie_ready(manager: WorkspaceManager) -> None:
+    tree, pointer = await saved(manager)
+    await manager.release(TENANT, tree, pointer)
+    await manager.forget("other")
+    assert list(manager.cached()) == [(TENANT, "snap-1")]
+    await manager.forget(TENANT)
+    assert list(manager.cached()) == []
+    assert (await manager.checkout(TENANT, pointer, "uid-2")).path.is_dir()
+
+
+async def test_watchers_hear_of_the_end(manager: WorkspaceManager) -> None:
+    tree = await manager.checkout(TENANT, None, "uid")
+    fill(tree)
+    heard: list[Progress] = []
+    await manager.snapshot(TENANT, tree, "snap-1", watcher=heard.append)
+    assert (heard[-1].files, heard[-1].bytes) == (4, 15 + 8 + (9 << 20) + 15)
