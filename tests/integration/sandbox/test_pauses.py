@@ -118,6 +118,21 @@ async def test_a_pause_can_be_ended_by_a_stop(node: Node, slot: Slot) -> None:
     await slot.release(uid)
 
 
+async def test_what_is_killed_in_a_pause_does_nothing_more(node: Node, slot: Slot) -> None:
+    several = (
+        "for n in 1 2 3 4; do (i=0; while :; do i=$((i+1)); echo $i > count$n; done) & done; sleep 0.1; echo up; wait"
+    )
+    for _ in range(5):
+        identity, tree = await slots.start(node, slot, "sh", "-c", several)
+        await slots.printed(slot, identity.uid, b"up")
+        await slot.freeze(identity.uid)
+        counts = [tree / f"workspace/count{number}" for number in range(1, 5)]
+        before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in counts]
+        await slot.stop(identity.uid, KillReason.DRAINED, 0)
+        assert [(path.read_bytes(), path.stat().st_mtime_ns) for path in counts] == before
+        await slot.release(identity.uid)
+
+
 async def test_an_attempt_that_ended_is_neither_paused_nor_resumed(node: Node, slot: Slot) -> None:
     identity, _ = await slots.start(node, slot, "true")
     await slots.exited(slot)

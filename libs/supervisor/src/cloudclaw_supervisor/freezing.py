@@ -66,8 +66,10 @@ class Freezer:
         """End the sandbox, frozen or not."""
         self._sandbox.kill()
         if self.engaged and self._groups.freezer:
-            # Bubblewrap is frozen too and has to see the end. The v1 freezer holds back even SIGKILL;
-            # with the signal pending a thawed process runs no more instruction of its own.
+            # Bubblewrap is frozen too and has to see the end, and the v1 freezer holds back even SIGKILL. With the
+            # signal pending a thawed process runs no more instruction of its own; so all get it, not the first alone:
+            # what stood still at a checkpoint must do nothing after it.
+            processes.send(self._sandbox.inside(), signal.SIGKILL)
             self._groups.thaw()
 
     def reset(self) -> None:
