@@ -19,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from cloudclaw.coordination import keys
+from cloudclaw.objects.filesystem import FilesystemObjects
 from cloudclaw.rpc.auth import Minter
 from cloudclaw.rpc.channel import open_channel
 from cloudclaw.rpc.keys import write_development_key
@@ -48,6 +49,7 @@ class Service:
             "CLAW_WORKSPACE_WRITER_TTL": "5",
             "CLAW_WORKSPACE_HEALTH_INTERVAL": "0.1",
         }
+        folder.mkdir(exist_ok=True)
         if not (folder / "dev.key").exists():
             write_development_key(folder / "dev.key")
         self.lines: list[dict[str, object]] = []
@@ -154,7 +156,7 @@ async def test_kill_9_within_a_write_leaves_nothing_and_frees_the_workspace(serv
             pass
         await service.start()
         assert not list((trees / "live").iterdir())
-        while list((trees / "trash").iterdir()):
+        while list((trees / "trash").iterdir()):  # noqa: ASYNC110
             await asyncio.sleep(0.01)  # emptied by another process, which tells nobody
     async with asyncio.timeout(WITHIN), service.user() as user:
         assert (await user.get("hit")).generation == 0
@@ -219,3 +221,32 @@ async def test_metrics_count_snapshots(tmp_path: Path, etcd: EtcdServer) -> None
     assert "cloudclaw_workspace_read_bytes_total 5.0" in text
     assert 'cloudclaw_workspace_tree_seconds_count{operation="checkout"} 1.0' in text
     assert "cloudclaw_workspace_cached_trees 1.0" in text
+
+
+async def test_one_replica_collects_and_the_other_takes_over(tmp_path: Path) -> None:
+    # An etcd of its own: no candidate of another test is still on its way out.
+    objects = FilesystemObjects(tmp_path / "objects")
+    async with EtcdServer() as etcd, asyncio.timeout(60):
+        services = []
+        for name in ("one", "two"):
+            service = Service(tmp_path / name, etcd)
+            service.environment |= {
+                "CLAW_WORKSPACE_OBJECTS__URL": f"file://{tmp_path / 'objects'}",
+                "CLAW_WORKSPACE_GC__INTERVAL": "0.1",
+                "CLAW_WORKSPACE_GC__GRACE": "0",
+                "CLAW_WORKSPACE_GC__ELECTION_TTL": "5",
+            }
+            services.append(service)
+        await services[0].start()
+        await objects.put("tenants/nobody/packs/op-dead/up-0", b"1")
+        while (await services[0].line("garbage collected"))["removed"] != 1:
+            pass
+        await services[1].start()
+        await services[0].stop(signal.SIGKILL)
+        await objects.put("tenants/nobody/packs/op-dead/up-1", b"1")
+        await services[1].line("leading")
+        while (await services[1].line("garbage collected"))["removed"] != 1:
+            pass
+        assert [info.name async for info in objects.list("tenants/nobody/")] == []
+        assert await services[1].stop(signal.SIGTERM) == 0
+    await objects.close()

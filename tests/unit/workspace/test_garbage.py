@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
-from cloudclaw.coordination.port import Delete
+from cloudclaw.coordination import keys
+from cloudclaw.coordination.port import Delete, Guard, TxnResult, Write
 from cloudclaw.coordination.records import Mode
 from cloudclaw.errors import DataLossError, InvalidArgumentError
 from cloudclaw_workspace.adapters.garbage_metrics import GarbageMetrics
@@ -222,24 +227,53 @@ async def test_retention_spares_what_unfinished_tasks_need(world: World) -> None
     assert left == {head.id}
 
 
-async def test_a_workspace_that_changes_meanwhile_keeps_its_snapshots_until_the_next_round(world: World) -> None:
-    for _ in range(4):
-        await drive(world.write("ws"))
+async def test_a_workspace_that_is_written_meanwhile_loses_its_old_snapshots_all_the_same(world: World) -> None:
     watched, rounds = world.watched(keep=1)
-    report = (await rounds.collect(TENANT, dry_run=True))[0]
-    assert report.snapshots == 4
-    counts = set()
+    await rounds.collect(TENANT, dry_run=True)
     for at in range(1, watched.count + 1):
+        for _ in range(2):
+            await drive(world.write("ws"))
         watched, rounds = world.watched(keep=1)
 
         async def beside() -> None:
             await drive(world.write("ws"))
 
         watched.before = {at: beside}
-        counts.add((await rounds.collect(TENANT, dry_run=False))[0].snapshots)
-        assert (await world.workspace("ws")).record.head is not None
+        assert (await rounds.collect(TENANT, dry_run=False))[0].snapshots >= 2
         await world.check()
-    assert 0 in counts
+
+
+@pytest.mark.parametrize("change", ["kept more", "made anew"])
+async def test_snapshots_stay_when_what_decided_about_them_changed(world: World, change: str) -> None:
+    for _ in range(4):
+        await drive(world.write("ws"))
+    rounds = world.rounds(keep=1)
+    before = len((await world.kv.range(keys.SNAPSHOTS)).entries)
+    real = world.kv.txn
+
+    async def beside() -> None:
+        workspace = await world.workspace("ws")
+        if change == "kept more":
+            after = replace(workspace.record, op_id="op-more", keep_last=100)
+            await world.tx.update_workspace(TENANT, workspace, after)
+        else:
+            await world.tx.delete_workspace(TENANT, workspace)
+            world.clock.now += 1
+            await world.create("ws")
+            for _ in range(3):
+                await drive(world.write("ws"))
+
+    async def txn(guards: Sequence[Guard], writes: Sequence[Write], **more: Any) -> TxnResult:
+        if any(isinstance(write, Delete) and write.key.startswith(keys.SNAPSHOTS) for write in writes):
+            monkey.undo()
+            await beside()
+        return await real(guards, writes, **more)
+
+    with pytest.MonkeyPatch.context() as monkey:
+        monkey.setattr(world.kv, "txn", txn)
+        assert (await rounds.collect(TENANT, dry_run=False))[0].snapshots == 0
+    left = len((await world.kv.range(keys.SNAPSHOTS)).entries)
+    assert left == (before if change == "kept more" else 3)
 
 
 async def test_a_tenant_that_is_being_deleted_is_left_to_its_deletion(world: World) -> None:

@@ -143,9 +143,21 @@ async def test_a_link_swapped_in_for_a_file_brought_before_is_not_linked_to(stac
     await refused(stack, user, archive)
 
 
-async def test_many_hard_links_count_as_many_files(stack: WorkspaceStack, user: User) -> None:
+async def test_the_bytes_of_a_file_with_many_names_count_once(stack: WorkspaceStack, user: User) -> None:
     links = b"".join(tar_member(b"h%d" % n, flag=b"1", link=b"a") for n in range(5))
-    await refused(stack, user, tar_member(b"a", b"x" * 900_000) + links + TAR_END)
+    file = tar_member(b"a", b"x" * 900_000) + links
+    await user.upload("ws", file + TAR_END)
+    # Taking names away again frees nothing while one is left: three more such files do not fit.
+    unlinked = b"".join(tar_member(b"h%d" % n) for n in range(5))
+    more = b"".join(tar_member(b"more%d" % n, b"x" * 900_000) for n in range(3))
+    error = await refused(stack, user, file + unlinked + more + TAR_END)
+    assert "more2" in error.message
+
+
+async def test_many_hard_links_count_as_many_files(stack: WorkspaceStack, user: User) -> None:
+    links = b"".join(tar_member(b"h%d" % n, flag=b"1", link=b"a") for n in range(60))
+    error = await refused(stack, user, tar_member(b"a", b"x") + links + TAR_END)
+    assert "files" in error.message
 
 
 @pytest.mark.parametrize("flag", [b"3", b"4", b"6", b"S"])

@@ -98,6 +98,9 @@ class CoordinationCensus:
             for entry in found.entries
         ]
 
+    async def workspace(self, tenant: str, name: str) -> Versioned[WorkspaceRecord] | None:
+        return await self._transactions.get_workspace(tenant, name)
+
     async def snapshots_of(self, tenant: str, workspace: str) -> Sequence[SnapshotRecord]:
         return [version.record for version in await self._transactions.snapshots_of(tenant, workspace)]
 

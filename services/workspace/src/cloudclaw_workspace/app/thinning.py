@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import structlog
 
 from cloudclaw.clock import Clock
@@ -10,6 +12,8 @@ from cloudclaw.coordination.transactions import Versioned
 from cloudclaw.errors import AbortedError
 from cloudclaw_workspace.domain.retention import Retention, Version, surplus
 from cloudclaw_workspace.ports.census import Census
+
+_TRIES: Final = 10
 
 _log = structlog.get_logger()
 
@@ -26,9 +30,11 @@ class Thinner:
     async def thin(self, tenant: str, *, dry_run: bool) -> int:
         """Remove what is beyond retention; answers how many snapshots (or would, in a dry run).
 
-        A workspace that is written meanwhile is left for the next round: its head may be what was to go. Snapshots are
-        listed before it is asked which of them tasks need: a checkpoint that is listed is then needed still, or its
-        key is gone with the transaction that superseded it. A task that is claimed later begins from the head.
+        Snapshots are listed before it is asked which of them tasks need: a checkpoint that is listed is then needed
+        still, or its key is gone with the transaction that superseded it. A task that is claimed later begins from a
+        head, which is none of those that go: an old snapshot never becomes the head again under its own id. So a
+        workspace that is written meanwhile is only read again, for the guard; one that is always written waits for the
+        next round.
         """
         over: list[tuple[Versioned[WorkspaceRecord], list[str]]] = []
         for workspace in await self._census.workspaces(tenant):
@@ -59,10 +65,22 @@ class Thinner:
         )
 
     async def _delete(self, tenant: str, workspace: Versioned[WorkspaceRecord], going: list[str]) -> bool:
-        try:
-            await self._census.delete_snapshots(tenant, workspace, going)
-        except AbortedError:
-            _log.info("the workspace changed; its retention waits", tenant=tenant, workspace=workspace.record.name)
-            return False
-        _log.info("old snapshots removed", tenant=tenant, workspace=workspace.record.name, count=len(going))
-        return True
+        name = workspace.record.name
+        current: Versioned[WorkspaceRecord] | None = workspace
+        for _ in range(_TRIES):
+            if current is None or _settings(current.record) != _settings(workspace.record):
+                break
+            try:
+                await self._census.delete_snapshots(tenant, current, going)
+            except AbortedError:
+                current = await self._census.workspace(tenant, name)
+                continue
+            _log.info("old snapshots removed", tenant=tenant, workspace=name, count=len(going))
+            return True
+        _log.info("the workspace changed; its retention waits", tenant=tenant, workspace=name)
+        return False
+
+
+def _settings(workspace: WorkspaceRecord) -> tuple[float, int, int]:
+    """What decides with its snapshots' ages about them; another creation time is another workspace of that name."""
+    return workspace.created, workspace.keep_last, workspace.keep_daily

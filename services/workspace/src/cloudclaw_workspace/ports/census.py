@@ -48,6 +48,10 @@ class Census(Protocol):
         """All the tenant's workspaces, by name."""
         ...
 
+    async def workspace(self, tenant: str, name: str) -> Versioned[WorkspaceRecord] | None:
+        """One workspace; None when there is none."""
+        ...
+
     async def snapshots_of(self, tenant: str, workspace: str) -> Sequence[SnapshotRecord]:
         """All snapshots of a workspace, oldest first."""
         ...
