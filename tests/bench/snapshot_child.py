@@ -42,6 +42,7 @@ class Steps:
         self.frozen: list[float] = []
 
     async def take(self, name: str, work: Awaitable[T]) -> T:
+        await asyncio.to_thread(os.sync)  # nobody pays for what was written before
         start = time.perf_counter()
         result = await work
         self.seconds[name] = time.perf_counter() - start

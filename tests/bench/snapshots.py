@@ -1,7 +1,8 @@
 """Snapshots and restores, beside `restic` with a local repository and beside `tar | zstd -1`.
 
-All trees are in the page cache, for everybody. Nothing is removed until all is measured: what a file system frees
-it frees in the background, at the cost of whoever comes next.
+All trees are in the page cache, for everybody, and what was written before a step is on the disk when it begins.
+Nothing is removed until all is measured: what a file system frees it frees in the background, at the cost of whoever
+comes next.
 """
 
 from __future__ import annotations
@@ -122,6 +123,7 @@ def _restic(directory: Path, shape: Shape) -> Figures | None:
     }
 
     def run(*argv: str) -> float:
+        os.sync()
         start = time.perf_counter()
         subprocess.run([restic, "--quiet", *argv], env=environment, cwd=tree, check=True)
         return time.perf_counter() - start
@@ -159,6 +161,7 @@ def _tar(directory: Path, shape: Shape, ours: Figures) -> list[Row]:
 
 
 def _shell(line: str) -> float:
+    os.sync()
     start = time.perf_counter()
     subprocess.run(["sh", "-c", line], check=True)
     return time.perf_counter() - start

@@ -69,7 +69,7 @@ class TreeEditor:
                 os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=parent, follow_symlinks=False)
 
     def hard_link(self, path: bytes, source: bytes) -> None:
-        """A second name of the regular file `source` of this tree; a snapshot makes it a copy, so it counts as one."""
+        """A second name of the regular file `source` of this tree; its bytes count once, as in a snapshot."""
         self._check(source)
         try:
             with safe.closing(safe.open_beneath(self._root, source, os.O_PATH)) as handle:
@@ -82,7 +82,6 @@ class TreeEditor:
                         return
                     self._clear(parent, name, path)
                     self._budget.entry(path)
-                    self._budget.grow(path, status.st_size, status.st_size)
                     # Linked by descriptor: what was judged above is what gets the name.
                     os.link(f"/proc/self/fd/{handle}", name, dst_dir_fd=parent, follow_symlinks=True)
         except FileNotFoundError:
@@ -163,7 +162,8 @@ class TreeEditor:
             self._directories.pop(path, None)
             return
         os.unlink(name, dir_fd=parent)
-        self._budget.give_back(1, status.st_size if stat.S_ISREG(status.st_mode) else 0)
+        # Bytes come back with the last name of a file only.
+        self._budget.give_back(1, status.st_size if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 else 0)
 
     def _check(self, path: bytes) -> None:
         safe.check_path(path, limit=self._limits.path_bytes)

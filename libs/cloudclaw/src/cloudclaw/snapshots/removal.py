@@ -18,7 +18,7 @@ _DEPTH: Final = 32
 
 @dataclass(slots=True)
 class Removed:
-    """What was unlinked: entries, and bytes of regular files among them."""
+    """What was unlinked: entries, and bytes of regular files of which it was the last name."""
 
     files: int = 0
     bytes: int = 0
@@ -54,7 +54,7 @@ def _remove(
     if not stat.S_ISDIR(status.st_mode):
         os.unlink(name, dir_fd=directory)
         removed.files += 1
-        removed.bytes += status.st_size if stat.S_ISREG(status.st_mode) else 0
+        removed.bytes += status.st_size if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 else 0
         return
     # What stands there now may be something else than a moment ago; opened without following, it is judged again.
     fd, _ = safe.open_directory(directory, name)

@@ -88,7 +88,9 @@ class Writer:
         if head is None:
             return 0, 0
         entries = await self._manager.manifest(tenant, head)
-        return len(entries) - 2, sum(entry.size for entry in entries if entry.type is FileType.REGULAR and not entry.link)
+        return len(entries) - 2, sum(
+            entry.size for entry in entries if entry.type is FileType.REGULAR and not entry.link
+        )
 
     async def _apply(
         self, tree: Tree, change: Change, files: int, size: int, on_cancel: Callable[[], None] | None
