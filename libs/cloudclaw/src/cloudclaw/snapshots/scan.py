@@ -142,17 +142,28 @@ class Scan(Generic[T]):
 
     def _names(self, root: int, path: bytes, names: Sequence[bytes]) -> None:
         """Look at some names of a directory that is known."""
-        with safe.parent_of(root, path) as (parent, last):
-            fd, bits = self._enter(parent, last, path)
-            try:
-                for name in names:
-                    if self._stop.is_set():
-                        raise Stopped
-                    self._budget.entry(path + b"/" + name)
-                    status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                    self.folders[path].names[name] = self._child(fd, name, path, status, path.count(b"/") + 1)
-            finally:
-                self._leave(fd, bits)
+        fd, bits = self._enter_known(root, path)
+        found, depth = self.folders[path].names, path.count(b"/") + 1
+        try:
+            for name in names:
+                if self._stop.is_set():
+                    raise Stopped
+                self._budget.entry(path + b"/" + name)
+                status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                found[name] = self._child(fd, name, path, status, depth)
+        finally:
+            self._leave(fd, bits)
+
+    def _enter_known(self, root: int, path: bytes) -> tuple[int, int]:
+        try:
+            fd = safe.open_beneath(root, path, safe.DIRECTORY)
+        except PermissionError:
+            with safe.parent_of(root, path) as (parent, name):
+                return safe.open_directory(parent, name, path=path)
+        bits = stat.S_IMODE(os.fstat(fd).st_mode)
+        if bits & stat.S_IRWXU != stat.S_IRWXU:
+            os.fchmod(fd, bits | stat.S_IRWXU)
+        return fd, bits
 
     def listing(self) -> dict[bytes, dict[str, tuple[int, int]]]:
         """What was found, for `rescan`."""
@@ -296,12 +307,12 @@ class Scan(Generic[T]):
                 self._budget.grow(path, status.st_size, status.st_size)
             if not stat.S_ISREG(status.st_mode) or (status.st_ino != ino if ino is not None else status.st_nlink > 1):
                 safe.refuse(path, "changed while it was read")
-            sparse = status.st_blocks * 512 < status.st_size
-            content = self._taker.take(fd, path, status.st_size, sparse=sparse)
+            entry = self._entry(path, status)
+            content = self._taker.take(fd, path, status.st_size, sparse=entry.sparse)
         finally:
             os.close(fd)
         self.read += 1
-        return Fresh(self._entry(path, status), status, 0 if status.st_ino in self._mapped else now, content)
+        return Fresh(entry, status, 0 if status.st_ino in self._mapped else now, content)
 
     def _open(self, parent: int, name: bytes, path: bytes) -> int:
         if self._moving:
