@@ -183,7 +183,7 @@ class Node:
             if record is None or (before and record.incarnation <= before.incarnation) or record.address.endswith(":0"):
                 return False
             slots = await self.slots()
-            return bool(slots) and all(s.state != pool_manager_pb2.SLOT_STATE_PROVISIONING for s in slots)
+            return bool(slots) and all(s.pid for s in slots)
 
         await eventually(f"{self.name} is ready", ready, 30)
         self._cluster._supervisors |= {slot.pid for slot in await self.slots() if slot.pid}

@@ -73,7 +73,7 @@ def assignment(message: scheduler_pb2.Assignment) -> Assignment:
         workspace=spec.workspace.name,
         mode=_mode(spec.workspace.mode, named),
         base=_pointer(message, "base"),
-        head=_pointer(message, "head"),
+        head=_pointer(message, "head" if message.resumes else "base"),
         resumes=message.resumes,
         cancel_requested=message.cancel_requested,
         checkpoint_interval=max(interval, LEAST_INTERVAL) if interval > 0 else 0.0,
