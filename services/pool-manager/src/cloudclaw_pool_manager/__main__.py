@@ -99,6 +99,7 @@ class Process:
                 cancel_grace=settings.cancel_grace,
                 log_rate=settings.log_rate,
                 slot_wait=settings.slot_wait,
+                store_patience=settings.store_patience,
             ),
             serving=self._serving,
         )

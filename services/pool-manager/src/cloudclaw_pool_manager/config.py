@@ -112,6 +112,12 @@ class PoolManagerSettings(ServiceSettings):
         default=None, gt=0, description="owner of the files in trees, as root; default: what the backend wants"
     )
     slot_wait: float = Field(default=10.0, gt=0, description="seconds that an assignment waits for a slot to be ready")
+    store_patience: float = Field(
+        default=900.0,
+        ge=0,
+        description="seconds that a checkout, artifacts and a snapshot each wait for an object store that is away or"
+        " full, before the attempt fails; 0: not at all",
+    )
 
     @field_validator("node_id")
     @classmethod

@@ -9,8 +9,8 @@
 
 The slot is held from PREPARING to the verdict, so that a manager that crashes anywhere finds either a supervisor that
 knows the attempt or nothing at all. A fence (lost lease, kill by the leader) leads from everywhere to the end: the
-processes are killed, nothing is reported, nothing is kept. Steps are not cancelled half-way; each looks at the fence
-when it is done. A checkpoint, which RUNNING may hold beside, is cancelled: it is over before anything is kept.
+processes are killed, nothing is reported, nothing is kept. Steps are not cancelled half-way, unless they wait for the
+store (`patience`); each looks at the fence when done. A checkpoint beside RUNNING is cancelled before anything is kept.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ import structlog
 from cloudclaw.coordination.records import EndReason, SnapshotPointer
 from cloudclaw.errors import CloudClawError, InvalidArgumentError
 from cloudclaw.v1.scheduler_pb2 import AttemptReport
-from cloudclaw_pool_manager.app import messages
+from cloudclaw_pool_manager.app import messages, runner
 from cloudclaw_pool_manager.app.berth import Berth
 from cloudclaw_pool_manager.app.checkpoints import Checkpointer
 from cloudclaw_pool_manager.app.delivery import Delivery
 from cloudclaw_pool_manager.app.files import Files, worth_retrying
 from cloudclaw_pool_manager.app.logs import ShippedLog
-from cloudclaw_pool_manager.app.runner import Surroundings, judged, launch_of, limits_of, note_of, timers_of
+from cloudclaw_pool_manager.app.patience import Patience
+from cloudclaw_pool_manager.app.runner import NotOursError, NotStartedError, Surroundings
 from cloudclaw_pool_manager.app.slots import SlotEntry
 from cloudclaw_pool_manager.app.timing import cancel, wait_until
 from cloudclaw_pool_manager.domain.assignment import Assignment
@@ -43,14 +44,6 @@ from cloudclaw_pool_manager.ports.state import Started
 _log = structlog.get_logger()
 
 
-class _FencedError(Exception):
-    """The attempt is not this node's any more."""
-
-
-class _RejectedError(Exception):
-    """It cannot be started here, and was not."""
-
-
 class AttemptRunner:
     """Runs one attempt. Exactly one of `run`, `resume` and `report_lost` is awaited, once.
 
@@ -59,6 +52,7 @@ class AttemptRunner:
         delivery: its report, and the leader's verdict.
         checkpoints: taken while its program runs.
         files: its tree.
+        patience: with the object store.
         usage: resources as last measured.
         processes_gone: set while no process of the attempt can be alive.
     """
@@ -83,7 +77,10 @@ class AttemptRunner:
         self._stop = KillReason.NONE
         self._exit: Exit | None = None
         self._unwanted = False
-        self.files = Files(assignment, around)
+        self.patience = Patience(
+            around.clock, around.store_patience, self._pressed, self._wake, around.metrics.store_retries
+        )
+        self.files = Files(assignment, around, self.patience)
         self.delivery: Delivery[AttemptReport] = Delivery(around.link.report, around.clock)
         self.checkpoints = Checkpointer(self, assignment, around, self.files)
 
@@ -136,6 +133,7 @@ class AttemptRunner:
         """Its node is drained: it is to go on elsewhere from a checkpoint, or not after all. What has not started yet
         is given back."""
         self._unwanted = wanted
+        self._wake.set()
         self.checkpoints.hand_over(wanted)
 
     def handed_over(self) -> bool:
@@ -181,7 +179,7 @@ class AttemptRunner:
         that nothing is missed of what the slot reports from here on."""
         slot = self._berth.adopt(entry)
         self._prepared = started.prepared
-        self._timers = timers_of(self.assignment, started.boottime)
+        self._timers = runner.timers_of(self.assignment, started.boottime)
         self._log = self._around.shipper.open(self.attempt, slot, log_start)
         if status.phase is not SlotPhase.EXITED:
             self.processes_gone.clear()
@@ -214,9 +212,9 @@ class AttemptRunner:
                 reason = outcome.reason
                 await self._deliver(outcome)
                 committed = outcome.snapshot
-            except _FencedError:
+            except NotOursError:
                 _log.warning("attempt fenced", why=self._fence_reason)
-            except _RejectedError as error:
+            except NotStartedError as error:
                 reason = "REJECTED"
                 _log.warning("attempt rejected", why=str(error))
                 self._around.link.reject(self.attempt, str(error))
@@ -227,7 +225,7 @@ class AttemptRunner:
         """The outcome of `work`, whatever breaks; when it is there, no process is left."""
         try:
             return await work
-        except (_FencedError, _RejectedError, FencedIncarnationError):
+        except (NotOursError, NotStartedError, FencedIncarnationError):
             raise
         except SlotFailedError as error:
             return await self._slot_broke(str(error))
@@ -240,13 +238,11 @@ class AttemptRunner:
     async def _start(self) -> Outcome:
         around, assignment, template = self._around, self.assignment, self._template
         if template is None:
-            raise _RejectedError(f"this node has no pool {assignment.pool!r}")
+            raise NotStartedError(f"this node has no pool {assignment.pool!r}")
         slot = await self._berth.take(template, self, around.slot_wait)
-        if slot is None:
-            raise _RejectedError(f"no slot of pool {assignment.pool!r} came free within {around.slot_wait:g} s")
         self._prepared = around.clock.wall()
         try:
-            launch = launch_of(template, assignment)
+            launch = runner.launch_of(template, assignment)
         except InvalidArgumentError as error:
             return self._failed(EndReason.START_FAILED, error.message)
         if self._halted():
@@ -257,17 +253,17 @@ class AttemptRunner:
             _log.warning("no workspace", error=str(error))
             message = f"the workspace could not be prepared: {error}"
             return self._failed(EndReason.WORKSPACE_FAILED, message, retryable=worth_retrying(error))
-        if self._halted():
+        if self._halted() or tree is None:
             return self._canceled()
         now = around.clock.boottime()
-        await around.state.remember_attempt(note_of(assignment, self._berth.name, slot.pid, self._prepared, now))
+        await around.state.remember_attempt(runner.note_of(assignment, self._berth.name, slot.pid, self._prepared, now))
         if self._halted():
             return self._canceled()
-        self._timers = timers_of(assignment, now)
+        self._timers = runner.timers_of(assignment, now)
         self._log = around.shipper.open(self.attempt, slot)
         self.processes_gone.clear()
-        limits = limits_of(assignment, template.limits)
         try:
+            limits = runner.limits_of(assignment, template.limits)
             await slot.start(self.attempt, launch, limits, tree.path, around.deadline())
         except InvalidArgumentError as error:  # refused before anything was done
             self.processes_gone.set()
@@ -318,8 +314,8 @@ class AttemptRunner:
 
     async def _judge(self, exit: Exit) -> Outcome:
         if self._fenced:
-            raise _FencedError
-        outcome = of_kill(exit) or judged(self._template, self.assignment, exit)
+            raise NotOursError
+        outcome = of_kill(exit) or runner.judged(self._template, self.assignment, exit)
         outcome = replace(outcome, prepared=self._prepared)
         if self.files.wanted(outcome):
             self._enter(Phase.SAVING)
@@ -327,13 +323,13 @@ class AttemptRunner:
         return outcome
 
     async def _deliver(self, outcome: Outcome) -> None:
-        """Returns once the leader has committed it. Raises `_FencedError` when it will not."""
+        """Returns once the leader has committed it. Raises `NotOursError` when it will not."""
         if self._log is not None and not self._fenced:
             await self._log.end_sent.wait()  # before that, the leader could only wait for it
         self._enter(Phase.REPORTING)
         if await self.delivery.run(lambda: self._report(outcome)) is not Verdict.COMMITTED:
             self.fence("the leader says so")
-            raise _FencedError
+            raise NotOursError
 
     def _report(self, outcome: Outcome) -> AttemptReport:
         if self._log is not None and self._log.final is not None:
@@ -347,7 +343,7 @@ class AttemptRunner:
         if self._log is not None:
             self._log.ended(None)
         if self._fenced:
-            raise _FencedError
+            raise NotOursError
         if self._cancel:
             return self._canceled()
         return self._failed(EndReason.SLOT_FAILED, f"the slot failed: {message}", retryable=True)
@@ -372,7 +368,7 @@ class AttemptRunner:
     def _end(self, why: KillReason) -> None:
         if self._stop is KillReason.NONE and self.phase in (Phase.RUNNING, Phase.FROZEN):
             self._stop = why
-            self._wake.set()
+        self._wake.set()
 
     def _exited(self, exit: Exit) -> None:
         if self._exit is None:
@@ -382,14 +378,19 @@ class AttemptRunner:
                 self._log.ended(exit.log_end)
             self._wake.set()
 
+    def _pressed(self) -> bool:
+        """There is no sense in waiting for the store any more. What its program left needs neither slot nor node."""
+        elsewhere = self._unwanted or self._berth.failure is not None
+        return self._fenced or self._cancel or (elsewhere and self.phase is Phase.PREPARING)
+
     def _halted(self) -> bool:
         """Canceled before it was started; raises when fenced."""
         if self._fenced:
-            raise _FencedError
+            raise NotOursError
         if self._berth.failure is not None:
             raise SlotFailedError(self._berth.failure)
         if self._unwanted and not self._cancel:
-            raise _RejectedError("the node is being drained, and it has not started")
+            raise NotStartedError("the node is being drained, and it has not started")
         return self._cancel
 
     def _canceled(self) -> Outcome:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cloudclaw_pool_manager.app.runner import Template
+from cloudclaw_pool_manager.app.runner import NotStartedError, Template
 from cloudclaw_pool_manager.app.slots import Occupant, SlotEntry
 from cloudclaw_pool_manager.ports.backend import Slot, SlotFailedError
 
@@ -37,11 +37,12 @@ class Berth:
         """`slot-N`."""
         return self._entry.name if self._entry is not None else ""
 
-    async def take(self, template: Template, occupant: Occupant, seconds: float) -> Slot | None:
-        """A slot of the pool; None when none came free within `seconds`."""
+    async def take(self, template: Template, occupant: Occupant, seconds: float) -> Slot:
+        """A slot of the pool. Raises `NotStartedError` when none came free within `seconds`."""
         self._entry = await template.slots.take(occupant, seconds)
-        if self._entry is not None:
-            self._held = self._entry.occupied()
+        if self._entry is None:
+            raise NotStartedError(f"no slot of pool {template.slots.name!r} came free within {seconds:g} s")
+        self._held = self._entry.occupied()
         return self._held
 
     def adopt(self, entry: SlotEntry) -> Slot:

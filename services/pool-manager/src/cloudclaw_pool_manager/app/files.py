@@ -10,10 +10,11 @@ import structlog
 
 from cloudclaw.coordination.records import AttemptState, SnapshotPointer
 from cloudclaw.errors import CloudClawError, UnavailableError
-from cloudclaw.snapshots.port import Pause, Progress, SnapshotResult, Tree, Watcher
+from cloudclaw.snapshots.port import Kept, Pause, Progress, SnapshotResult, Tree, Watcher
+from cloudclaw_pool_manager.app.patience import InterruptedStepError, Patience, of_the_store
 from cloudclaw_pool_manager.app.runner import Surroundings
 from cloudclaw_pool_manager.domain.assignment import Assignment
-from cloudclaw_pool_manager.domain.outcome import FileChange, KeptArtifact, Outcome, ended_here, unsaved
+from cloudclaw_pool_manager.domain.outcome import FileChange, KeptArtifact, Outcome, ended_here, given_up, unsaved
 
 _log = structlog.get_logger()
 
@@ -28,21 +29,30 @@ class Files:
         progress: how far present work on it has come, None when there is none.
     """
 
-    def __init__(self, assignment: Assignment, around: Surroundings):
+    def __init__(self, assignment: Assignment, around: Surroundings, patience: Patience):
         self.tree: Tree | None = None
         self.progress: Progress | None = None
         self._assignment = assignment
         self._tenant = assignment.attempt.tenant
         self._uid = assignment.attempt.uid
         self._around = around
+        self._patience = patience
 
-    async def check_out(self) -> Tree:
-        """Make the tree. Raises what `WorkspaceManager.checkout` raises."""
+    async def check_out(self) -> Tree | None:
+        """Make the tree; None when the attempt is to end while the store is waited for. Raises what
+        `WorkspaceManager.checkout` raises."""
         given = self._assignment
-        with self._watched() as watcher:
-            self.tree = await self._around.workspaces.checkout(
-                self._tenant, given.base, self._uid, head=given.head, watcher=watcher
-            )
+
+        async def make() -> Tree:
+            with self._watched() as watcher:
+                return await self._around.workspaces.checkout(
+                    self._tenant, given.base, self._uid, head=given.head, watcher=watcher
+                )
+
+        try:
+            self.tree = await self._patience.run("checkout", make)
+        except InterruptedStepError:
+            return None
         return self.tree
 
     async def reopen(self) -> None:
@@ -66,12 +76,16 @@ class Files:
     async def keep(self, outcome: Outcome) -> Outcome:
         """Store what an attempt leaves when its processes are gone; what became of it.
 
-        A success of which something could not be stored is none (SNAPSHOT_FAILED). A failure stays what it is.
+        A success of which something could not be stored is none (SNAPSHOT_FAILED). A failure stays what it is. An
+        attempt that its user wants to end while the store is waited for is CANCELED.
         """
-        if self._wants_artifacts(outcome):
-            outcome = await self._collect(outcome)
-        if self._wants_snapshot(outcome):
-            outcome = await self._snapshot(outcome)
+        try:
+            if self._wants_artifacts(outcome):
+                outcome = await self._collect(outcome)
+            if self._wants_snapshot(outcome):
+                outcome = await self._snapshot(outcome)
+        except InterruptedStepError:
+            return given_up(outcome)
         return outcome
 
     async def release(self, committed: SnapshotPointer | None) -> None:
@@ -92,11 +106,13 @@ class Files:
     async def _collect(self, outcome: Outcome) -> Outcome:
         given = self._assignment
         try:
-            if self.tree is None:
+            if (tree := self.tree) is None:
                 raise FileNotFoundError(_VANISHED)
-            kept = await self._around.workspaces.collect(
-                self._tenant, self.tree, given.artifacts, given.artifact_prefix
-            )
+
+            async def collect() -> Kept:
+                return await self._around.workspaces.collect(self._tenant, tree, given.artifacts, given.artifact_prefix)
+
+            kept = await self._patience.run("artifacts", collect)
         except (CloudClawError, OSError) as error:
             _log.warning("no artifacts", error=str(error))
             message = f"the artifacts could not be kept: {error}"
@@ -107,18 +123,24 @@ class Files:
         return replace(outcome, artifacts=artifacts, artifacts_truncated=kept.truncated)
 
     async def _snapshot(self, outcome: Outcome) -> Outcome:
-        if self.tree is None:
+        if (tree := self.tree) is None:
             return unsaved(outcome, _VANISHED, retryable=True)
-        clock, begun = self._around.clock, self._around.clock.boottime()
-        try:
+        clock = self._around.clock
+
+        async def store() -> SnapshotResult:
+            begun = clock.boottime()
             with self._watched() as watcher:
                 stored = await self._around.workspaces.snapshot(
-                    self._tenant, self.tree, self._assignment.snapshot_id, watcher=watcher
+                    self._tenant, tree, self._assignment.snapshot_id, watcher=watcher
                 )
+            self._around.metrics.snapshot_seconds.observe(clock.boottime() - begun)
+            return stored
+
+        try:
+            stored = await self._patience.run("snapshot", store)
         except (CloudClawError, OSError) as error:
             _log.warning("no snapshot", error=str(error))
             return unsaved(outcome, f"the files could not be kept: {error}", retryable=worth_retrying(error))
-        self._around.metrics.snapshot_seconds.observe(clock.boottime() - begun)
         changes = tuple(FileChange(change.path, change.old_size, change.new_size) for change in stored.changes)
         return replace(outcome, snapshot=stored.pointer, changes=changes)
 
@@ -139,5 +161,5 @@ class Files:
 
 
 def worth_retrying(error: CloudClawError | OSError) -> bool:
-    """Another attempt helps when the store was out of reach, or when it was this host's disk."""
-    return isinstance(error, (UnavailableError, OSError))
+    """Another attempt helps when the store was out of reach or full, or when it was this host's disk."""
+    return isinstance(error, (UnavailableError, OSError)) or of_the_store(error)

@@ -50,6 +50,7 @@ class Behaviour:
         cancel_grace: between SIGTERM and SIGKILL of an attempt.
         log_rate: bytes a second that one log may send on average, 0 for no limit.
         slot_wait: how long an assignment waits for a slot.
+        store_patience: how long a step of an attempt waits for an object store that is away or full.
     """
 
     stop_slots: bool = False
@@ -57,6 +58,7 @@ class Behaviour:
     cancel_grace: float = 2.0
     log_rate: float = 0.0
     slot_wait: float = 10.0
+    store_patience: float = 0.0
 
 
 class PoolManager:
@@ -255,6 +257,7 @@ class PoolManager:
             deadline=self._node.deadline,
             cancel_grace=self._behaviour.cancel_grace,
             slot_wait=self._behaviour.slot_wait,
+            store_patience=self._behaviour.store_patience,
         )
 
     def _hello(self, workspaces: WorkspaceManager) -> scheduler_pb2.Hello:

@@ -68,6 +68,13 @@ class NodeMetrics:
             ["pool"],
             registry=registry,
         )
+        self.store_retries = Counter(
+            "cloudclaw_pool_manager_store_retries",
+            "Times that a step of an attempt (checkout, artifacts, snapshot) was tried again, because the object store"
+            " was away or full.",
+            ["step"],
+            registry=registry,
+        )
         self.log_shipped = Counter(
             "cloudclaw_pool_manager_log_shipped_bytes",
             "Bytes of log sent to the leader, repeats included.",

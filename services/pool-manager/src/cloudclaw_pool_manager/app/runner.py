@@ -26,6 +26,14 @@ _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OWN: Final = "CLAW_"
 
 
+class NotOursError(Exception):
+    """The attempt is not this node's any more."""
+
+
+class NotStartedError(Exception):
+    """It cannot be started here, and was not."""
+
+
 class Link(Protocol):
     """The way to the leader. Nothing of it blocks; what cannot be sent now is sent after the next connect."""
 
@@ -64,6 +72,7 @@ class Surroundings:
         deadline: the present self-fencing deadline (boot time).
         cancel_grace: seconds between SIGTERM and SIGKILL.
         slot_wait: seconds that an assignment waits for a slot.
+        store_patience: seconds that a step waits for an object store that is away or full.
     """
 
     clock: Clock
@@ -76,6 +85,7 @@ class Surroundings:
     deadline: Callable[[], float]
     cancel_grace: float = 2.0
     slot_wait: float = 10.0
+    store_patience: float = 0.0
 
 
 def run_request(assignment: Assignment) -> RunRequest:

@@ -143,6 +143,14 @@ def canceled(*, now: float, prepared: float = 0.0) -> Outcome:
     return Outcome(AttemptState.CANCELED, EndReason.CANCELED, "canceled by its user", prepared=prepared, ended=now)
 
 
+def given_up(outcome: Outcome) -> Outcome:
+    """Canceled after its program's own end, while what it left waited to be stored."""
+    message = "canceled by its user while its files waited for the object store"
+    return replace(
+        outcome, state=AttemptState.CANCELED, reason=EndReason.CANCELED, message=message, retryable=False, artifacts=()
+    )
+
+
 def unsaved(outcome: Outcome, message: str, *, retryable: bool) -> Outcome:
     """A success whose files could not be kept, which is none."""
     return replace(

@@ -128,4 +128,6 @@ def _slot(view: SlotView) -> pb.Slot:
             message.progress.CopyFrom(progress)
         if failure := view.attempt.checkpoints.last_failure:
             message.last_failure = f"no checkpoint of its attempt: {failure}"
+        if waiting := view.attempt.patience.waiting:
+            message.last_failure = waiting
     return message
