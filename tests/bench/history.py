@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gc
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from etcd3aio._protobuf import DefragmentRequest, MaintenanceStub, StatusRequest
+from etcd3aio._protobuf import CompactionRequest, DefragmentRequest, KVStub, MaintenanceStub, StatusRequest
 from grpc import aio
 
 from cloudclaw import logging
@@ -33,7 +34,7 @@ from cloudclaw.coordination.records import (
     Transition,
     encode,
 )
-from cloudclaw.errors import NotFoundError
+from cloudclaw.errors import NotFoundError, UnavailableError
 from cloudclaw.objects.filesystem import FilesystemObjects
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1 import task_pb2
@@ -60,6 +61,7 @@ _MIB = 1024.0 * 1024.0
 async def measure(directory: Path, tasks: int) -> list[Row]:
     """Rows for etcd's size, the bundles' and the latencies of reads."""
     logging.configure(LogSettings(level="error"), service="bench")
+    gc.set_threshold(50_000, 20, 100)  # as the scheduler's process does
     async with EtcdServer(quota_bytes=_QUOTA) as etcd:
         kv = etcd.open()
         ids = await _finish(kv, tasks)
@@ -68,12 +70,13 @@ async def measure(directory: Path, tasks: int) -> list[Row]:
         settings = HistorySettings(retention=0.0, batch_window=0.0)
         plane = Plane(kv, objects, directory, history=settings)
         started = time.perf_counter()
-        await plane.start()
+        await plane.start(leads=False)
+        await until("it leads", lambda: plane.scheduler.leader.term is not None, WITHIN)
         loaded = time.perf_counter() - started
         async with _lag() as lags:
             await until("all are archived", lambda: not plane.scheduler.mirror.state.tenants, WITHIN)
         taken = time.perf_counter() - started - loaded
-        await etcd.compact((await kv.range(keys.NODES)).revision)
+        await _compact(etcd, (await kv.range(keys.NODES)).revision)
         compacted = await _size(etcd)
         await _defragment(etcd)
         small = await _size(etcd)
@@ -91,7 +94,7 @@ async def measure(directory: Path, tasks: int) -> list[Row]:
         Row(
             f"etcd in use with {tasks:,} finished tasks archived", compacted.in_use / _MIB, "MiB", budget=BUDGET_MIB,
             note=f"before: {full.in_use / _MIB:.0f} MiB in use; by {len(stored)} bundles in {taken:.0f} s,"
-            f" {tasks / taken:.0f} tasks/s",
+            f" {tasks / taken:.0f} tasks/s, after {loaded:.0f} s of loading them",
         ),
         Row(
             "etcd's file, defragmented", small.file / _MIB, "MiB",
@@ -130,13 +133,23 @@ async def _finish(kv: KeyValue, count: int) -> list[str]:
                 request = RequestRecord(task=record.task, digest="0" * 64)
                 puts.append(Put(keys.request(TENANT, record.request), encode(request)))
         async with turns:
-            await kv.txn([], puts)
+            await _put(kv, puts)
 
     for block in range(0, count, 50_000):
         async with asyncio.TaskGroup() as group:
             for first in range(block, min(count, block + 50_000), _TASKS_A_TRANSACTION):
                 group.create_task(write(first))
     return ids
+
+
+async def _put(kv: KeyValue, puts: list[Put]) -> None:
+    """Write them, again until etcd answered: the disk may be busy."""
+    while True:
+        try:
+            await kv.txn([], puts)
+            return
+        except UnavailableError as error:
+            print(f"bench: {error.message}", flush=True)
 
 
 def _record(task: str, created: float, chance: random.Random) -> TaskRecord:
@@ -228,6 +241,11 @@ async def _size(etcd: EtcdServer) -> _Size:
     async with aio.insecure_channel(etcd.endpoint) as channel:
         status = await MaintenanceStub(channel).Status(StatusRequest(), timeout=30)
     return _Size(int(status.dbSize), int(status.dbSizeInUse))
+
+
+async def _compact(etcd: EtcdServer, revision: int) -> None:
+    async with aio.insecure_channel(etcd.endpoint) as channel:
+        await KVStub(channel).Compact(CompactionRequest(revision=revision, physical=True), timeout=180)
 
 
 async def _defragment(etcd: EtcdServer) -> None:
