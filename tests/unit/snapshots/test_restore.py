@@ -16,6 +16,7 @@ from cloudclaw.errors import DataLossError, UnavailableError
 from cloudclaw.objects.memory import MemoryObjects
 from cloudclaw.snapshots import fill, pipeline
 from cloudclaw.snapshots.engine import SnapshotEngine
+from cloudclaw.snapshots.index import Index
 from cloudclaw.snapshots.port import HOME, WORKSPACE, Progress, Tree
 from tests.support.trees import TENANT, engine, facts
 
@@ -186,6 +187,27 @@ async def test_the_first_snapshot_of_a_restored_tree_reads_only_what_changed(
     result = await manager.snapshot(TENANT, tree, "snap-2")
     assert read == [b"workspace/closed"]
     assert [change.path for change in result.changes] == [b"closed"]
+
+
+@pytest.mark.parametrize(("seconds", "vouched"), [(60.0, True), (-60.0, False)])
+async def test_the_index_vouches_only_for_what_was_restored_some_ticks_ago(
+    tmp_path: Path, store: Gate, seconds: float, vouched: bool
+) -> None:
+    """A change that follows within the same tick of the clock would leave the same time."""
+    _, pointer = await saved(engine(tmp_path, store))
+
+    class Shifted(SystemClock):
+        def wall(self) -> float:
+            return super().wall() + seconds
+
+    tree = await SnapshotEngine(store, tmp_path / "there", Shifted()).checkout(TENANT, pointer, "uid")
+    index = Index.load(tmp_path / "there" / "index" / "uid")
+    assert index is not None
+    assert len(index.seen) == 6
+    for path, seen in index.seen.items():
+        status = os.lstat(os.fsencode(tree.path) + b"/" + path)
+        assert (seen.ino == status.st_ino) is vouched
+        assert seen.ctime_ns == status.st_ctime_ns, "noted before the last change to it"
 
 
 async def test_a_canceled_restore_leaves_nothing_live(tmp_path: Path, store: Gate) -> None:
