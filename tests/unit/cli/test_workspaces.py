@@ -48,7 +48,7 @@ def test_what_goes_up_comes_down_the_same(claw: Claw, source: Path, tmp_path: Pa
     assert ran.code == 0, ran.err
     assert tree(down) == tree(source)
     assert (down / "run.sh").stat().st_mode & 0o777 == 0o755
-    # Two names of one file are two files there: a workspace has no hard links.
+    # Two names of one file are two files there: users' writes make no hard links.
     assert (down / "same.sh").stat().st_nlink == 1
 
 
@@ -213,3 +213,23 @@ def test_users_are_told_that_operators_see_nodes(claw: Claw) -> None:
     ran = claw("pool", "get")
     assert ran.code == 4
     assert "operator" in ran.err
+
+
+def test_hard_links_come_down_as_links_and_reach_nothing_else(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.write_text("secret")
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as tar:
+        first = tarfile.TarInfo("a")
+        first.size = 1
+        tar.addfile(first, io.BytesIO(b"x"))
+        for name, target in (("same", "a"), ("evil", "../outside"), ("evil2", str(outside)), ("none", "b")):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = tarfile.LNKTYPE, target
+            tar.addfile(link)
+    packed.seek(0)
+    refused: list[str] = []
+    assert unpack(packed, tmp_path / "down", refused.append) == 2
+    assert (tmp_path / "down" / "same").samefile(tmp_path / "down" / "a")
+    assert [line.split(":")[0] for line in refused] == ["evil", "evil2", "none"]
+    assert outside.stat().st_nlink == 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import tarfile
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
@@ -10,6 +12,8 @@ import pytest
 
 from cloudclaw.coordination import keys
 from cloudclaw.coordination.port import Delete, Exists, Guard, TxnResult
+from cloudclaw.coordination.records import WorkspaceRecord
+from cloudclaw.coordination.transactions import Transactions
 from cloudclaw.errors import (
     AbortedError,
     AlreadyExistsError,
@@ -377,3 +381,28 @@ async def test_a_damaged_store_is_reported_and_not_served(user: User, stack: Wor
     with pytest.raises(CloudClawError) as lost:
         await user.read("ws", "a")
     assert lost.value.code == "DATA_LOSS"
+
+
+async def test_hard_links_that_a_task_made_stay_links_in_an_archive(user: User, stack: WorkspaceStack) -> None:
+    """Each content is in the archive once; a link to a file outside of the workspace's part is a file there."""
+    tree = await stack.engine.checkout("acme", None, "uid-1")
+    (tree.path / "workspace" / "a").write_bytes(b"shared")
+    (tree.path / "workspace" / "d").mkdir()
+    os.link(tree.path / "workspace" / "a", tree.path / "workspace" / "d" / "b")
+    (tree.path / "home" / "h").write_bytes(b"home's")
+    os.link(tree.path / "home" / "h", tree.path / "workspace" / "of-home")
+    pointer = (await stack.engine.snapshot("acme", tree, "snap-linked")).pointer
+    await stack.engine.release("acme", tree, None)
+    record = WorkspaceRecord(name="linked", created=0, updated=0, op_id="op-1", generation=1, head=pointer)
+    await Transactions(stack.kv).create_workspace("acme", record, snapshot=pointer)
+    with tarfile.open(fileobj=io.BytesIO(await user.download("linked"))) as archive:
+        found = {member.name: (member.islnk(), member.linkname, member.size) for member in archive}
+        content = archive.extractfile("d/b")
+        assert content is not None
+        assert content.read() == b"shared"
+    assert found["a"] == (False, "", 6)
+    assert found["d/b"] == (True, "a", 0)
+    assert found["of-home"] == (False, "", 6)
+    # What is written to one name is not written to the other.
+    await user.write("linked", {"a": b"alone"})
+    assert await user.read("linked", "d/b") == b"shared"

@@ -54,7 +54,7 @@ def _add(tar: tarfile.TarFile, path: str, name: str) -> bool:
         return False
     info = tar.gettarinfo(path, name)
     if info.islnk():
-        # The second name of one file: a workspace has no hard links, so it becomes a file of its own.
+        # The second name of one file: users' writes make no hard links, so it becomes a file of its own.
         info.type, info.linkname, info.size = tarfile.REGTYPE, "", state.st_size
     info.uid = info.gid = 0
     info.uname = info.gname = ""
@@ -88,6 +88,9 @@ def unpack(archive: IO[bytes], target: Path, skipped: Callable[[str], None]) -> 
                 safe = tarfile.data_filter(entry, str(target))
             except tarfile.FilterError as e:
                 skipped(f"{entry.name}: {e}")
+                continue
+            if safe.islnk() and not (target / safe.linkname).is_file():
+                skipped(f"{entry.name}: a hard link to {entry.linkname}, which did not come before it")
                 continue
             if safe.issym():
                 links.append(safe)

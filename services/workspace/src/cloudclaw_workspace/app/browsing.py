@@ -115,8 +115,9 @@ class Browser:
             for entry in await self._manager.manifest(tenant, pointer):
                 if not entry.path.startswith(paths.PREFIX):
                     continue
-                yield tar.header(_member(entry))
-                if entry.type is FileType.REGULAR and entry.size:
+                member = _member(entry)
+                yield tar.header(member)
+                if member.size:
                     async for piece in self._manager.read(tenant, pointer, entry.path):
                         yield piece
                     yield tar.padding(entry.size)
@@ -138,10 +139,20 @@ def _find(entries: Sequence[FileEntry], path: str) -> FileEntry:
 
 
 def _member(entry: FileEntry) -> tar.Member:
+    """A hard link whose file is in the archive too, and comes before it, stays one; no bytes follow."""
+    if entry.link.startswith(paths.PREFIX):
+        return tar.Member(
+            path=paths.to_user(entry.path),
+            kind=tar.Kind.HARD_LINK,
+            size=0,
+            mode=entry.mode,
+            mtime_ns=entry.mtime_ns,
+            link=paths.to_user(entry.link),
+        )
     return tar.Member(
         path=paths.to_user(entry.path),
         kind=_KINDS[entry.type],
-        size=entry.size,
+        size=entry.size if entry.type is FileType.REGULAR else 0,
         mode=entry.mode,
         mtime_ns=entry.mtime_ns,
         link=entry.target,
