@@ -4,12 +4,13 @@
 number of directories, none too. A pattern that matches a directory means all files below it. Everything is bytes
 and the case counts. There is no way to escape but a class: `[*]`.
 
-Patterns and trees are both hostile: a name is matched in time of its length times the pattern's, and a tree is never
-walked where no pattern can match.
+Patterns and trees are both hostile: a name is matched in time of its length times the pattern's, outside of Python's
+bytecode, and a tree is never walked where no pattern can match.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -21,7 +22,7 @@ _STAR: Final = None
 _Token = frozenset[int] | None
 """What one byte of a name may be; None is a star."""
 _DEEP: Final = "**"
-_Step = tuple[_Token, ...] | str
+_Step = re.Pattern[bytes] | str
 _ANY: Final = frozenset(range(256))
 
 States = frozenset[int]
@@ -55,7 +56,12 @@ class Glob:
         names = raw.removesuffix(b"/").split(b"/")
         if any(name in (b"", b".", b"..") for name in names):
             raise _refused(pattern, "has an empty name, or '.' or '..'")
-        self._steps: list[_Step] = [_DEEP if name == b"**" else _parse(name) for name in names]
+        self._steps: list[_Step] = []
+        for name in names:
+            if name != b"**":
+                self._steps.append(_compile(_parse(name)))
+            elif not self._steps or self._steps[-1] != _DEEP:
+                self._steps.append(_DEEP)  # several in a row say no more than one
 
     def start(self) -> States:
         """Before the first name."""
@@ -71,7 +77,7 @@ class Glob:
             step = self._steps[state]
             if isinstance(step, str):
                 after.add(state)
-            elif _matches(step, name):
+            elif step.fullmatch(name):
                 after.add(state + 1)
         return self._closed(after)
 
@@ -110,23 +116,30 @@ class Globs:
         return any(glob.matched(state) for glob, state in zip(self._globs, states, strict=True))
 
 
-def _matches(tokens: tuple[_Token, ...], name: bytes) -> bool:
-    """Greedy with one point to come back to, the latest star: no pattern takes more than length times length."""
-    at = token = 0
-    star, mark = -1, 0
-    while at < len(name):
-        if token < len(tokens) and tokens[token] is _STAR:
-            star, mark = token, at
-            token += 1
-        elif token < len(tokens) and name[at] in (tokens[token] or ()):
-            at += 1
-            token += 1
-        elif star >= 0:
-            mark += 1
-            at, token = mark, star + 1
+def _compile(tokens: tuple[_Token, ...]) -> re.Pattern[bytes]:
+    """An expression that never goes back by more than one star: what comes after a star is taken where it is found
+    first, in an atomic group, and only what comes after the last one must reach the end."""
+    parts: list[bytes] = [b""]
+    for token in tokens:
+        if token is _STAR:
+            parts.append(b"")
         else:
-            return False
-    return all(left is _STAR for left in tokens[token:])
+            parts[-1] += _one_of(token)
+    first, *rest = parts
+    if not rest:
+        return re.compile(first, re.DOTALL)
+    middle = b"".join(b"(?>.*?" + part + b")" for part in rest[:-1])
+    return re.compile(first + middle + b".*" + rest[-1], re.DOTALL)
+
+
+def _one_of(choice: frozenset[int]) -> bytes:
+    if choice == _ANY:
+        return b"."
+    if not choice:
+        return b"(?!)"
+    if len(choice) == 1:
+        return re.escape(bytes(choice))
+    return b"[" + b"".join(b"\\x%02x" % byte for byte in sorted(choice)) + b"]"
 
 
 def _parse(name: bytes) -> tuple[_Token, ...]:
