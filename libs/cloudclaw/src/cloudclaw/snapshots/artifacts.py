@@ -7,7 +7,7 @@ import hashlib
 import os
 import stat
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +15,7 @@ from cloudclaw.errors import InvalidArgumentError
 from cloudclaw.objects.port import ObjectStore
 from cloudclaw.snapshots import safe
 from cloudclaw.snapshots.globs import Globs, States
-from cloudclaw.snapshots.port import WORKSPACE, Kept, KeptFile, Tree, TreeLimits
+from cloudclaw.snapshots.port import HOME, WORKSPACE, Kept, KeptFile, Tree, TreeLimits
 from cloudclaw.snapshots.restore import open_tree
 from cloudclaw.snapshots.threads import Stopped, TreeThreads
 
@@ -29,18 +29,24 @@ class _Found:
     path: bytes
     ino: int
     size: int
+    names: int
 
 
 async def collect(
     store: ObjectStore, threads: TreeThreads, limits: TreeLimits, tree: Tree, patterns: Sequence[str], prefix: str
 ) -> Kept:
-    """As `WorkspaceManager.collect`. Of more than `MOST` files the first by path are kept."""
+    """As `WorkspaceManager.collect`. Of more than `MOST` files the first by path are kept.
+
+    Raises `InvalidArgumentError(field="path")` for a file that has a name outside of the tree, as a snapshot does: it
+    is not the task's alone, and none of it is read.
+    """
     globs = Globs(patterns)
 
     def find(stop: threading.Event) -> tuple[list[_Found], bool]:
         with safe.closing(open_tree(tree.path)) as root:
             walk = _Walk(globs, limits, stop)
             walk.directory(root, WORKSPACE.encode(), b"", globs.start(), 0)
+            _check_names(root, walk.found, limits, stop)
             return walk.found, walk.truncated
 
     found, truncated = await threads.run(find) if patterns else ([], False)
@@ -104,7 +110,54 @@ class _Walk:
                 self.truncated = True
                 return
             self._bytes += size
-            self.found.append(_Found(path, status.st_ino, size))
+            self.found.append(_Found(path, status.st_ino, size, status.st_nlink))
+
+
+class _Names:
+    """Counts the names in the tree of files that have more than one, as far as a tree may go."""
+
+    def __init__(self, wanted: Collection[int], limits: TreeLimits, stop: threading.Event) -> None:
+        self.counts = dict.fromkeys(wanted, 0)
+        self._limits = limits
+        self._stop = stop
+        self._entries = 0
+
+    def directory(self, parent: int, name: bytes, depth: int) -> None:
+        fd, bits = safe.open_directory(parent, name)
+        try:
+            for entry in safe.names(fd):
+                if self._stop.is_set():
+                    raise Stopped
+                self._entries += 1
+                if self._entries > self._limits.files:
+                    return  # what was not seen counts as outside
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode) and depth < self._limits.depth:
+                    self.directory(fd, os.fsencode(entry.name), depth + 1)
+                elif status.st_ino in self.counts and stat.S_ISREG(status.st_mode):
+                    self.counts[status.st_ino] += 1
+        finally:
+            if bits & stat.S_IRWXU != stat.S_IRWXU:
+                os.fchmod(fd, bits)
+            os.close(fd)
+
+
+def _check_names(root: int, found: Sequence[_Found], limits: TreeLimits, stop: threading.Event) -> None:
+    """Refuse a file some of whose names are outside of the tree."""
+    linked = [file for file in found if file.names > 1]
+    if not linked:
+        return
+    names = _Names([file.ino for file in linked], limits, stop)
+    for top in (WORKSPACE.encode(), HOME.encode()):
+        names.directory(root, top, 0)
+    for file in linked:
+        outside = file.names - names.counts[file.ino]
+        if outside:
+            safe.refuse(
+                file.path,
+                f"is one of {file.names} names of a file, {outside} of them outside of the tree: hard links across"
+                " the boundary are refused",
+            )
 
 
 def _open(tree: Tree, file: _Found) -> int:
@@ -117,7 +170,8 @@ def _open(tree: Tree, file: _Found) -> int:
         raise InvalidArgumentError(
             f"{safe.brief(file.path)}: cannot be read: {error.strerror}", field="path"
         ) from error
-    if os.fstat(fd).st_ino != file.ino:
+    status = os.fstat(fd)
+    if (status.st_ino, status.st_nlink) != (file.ino, file.names):
         os.close(fd)
         raise _changed(file)
     return fd
