@@ -21,7 +21,7 @@ _log = structlog.get_logger()
 
 PATIENCE: Final = 2
 """Heartbeats without an attempt that its node was told of, before it is told again: one may have crossed."""
-_ENDING: Final = frozenset({pb.ATTEMPT_PHASE_SAVING, pb.ATTEMPT_PHASE_REPORTING})
+_REPORTING: Final = pb.ATTEMPT_PHASE_REPORTING
 
 
 class Reconciler:
@@ -57,9 +57,10 @@ class Reconciler:
             attempt = held.get((running.tenant, running.task_id))
             if attempt is not None and attempt.revision == running.token:
                 task = state.task(*attempt.key)
-                if task is not None and task.record.cancel_requested and running.phase not in _ENDING:
+                # SAVING too: it may be waiting for the object store.
+                if task is not None and task.record.cancel_requested and running.phase != _REPORTING:
                     self._cancel(link, attempt)
-            elif running.token <= state.revision and running.phase != pb.ATTEMPT_PHASE_REPORTING:
+            elif running.token <= state.revision and running.phase != _REPORTING:
                 # One that reports hears FENCED as its verdict; a newer token the mirror does not show yet.
                 self._kill(link, running)
         missing: dict[int, int] = {}
