@@ -131,7 +131,7 @@ def encode(manifest: Manifest) -> tuple[bytes, str]:
             lines.append(_Line(path=_escape(entry.path), type=entry.type, link=_escape(entry.link)))
             continue
         blobs = tuple(
-            _Blob(packs.setdefault(b.pack, len(packs)), b.offset, b.stored, b.size, b.digest) for b in item.blobs
+            [_Blob(packs.setdefault(b.pack, len(packs)), b.offset, b.stored, b.size, b.digest) for b in item.blobs]
         )
         lines.append(
             _Line(
@@ -141,7 +141,7 @@ def encode(manifest: Manifest) -> tuple[bytes, str]:
                 mode=entry.mode,
                 mtime_ns=entry.mtime_ns,
                 sha256=entry.digest,
-                target=_escape(entry.target),
+                target=_escape(entry.target) if entry.target else "",
                 blobs=blobs,
                 sparse=entry.sparse,
             )
@@ -242,4 +242,4 @@ def _item(line: _Line, packs: Sequence[str]) -> Item:
 
 
 def _escape(path: bytes) -> str:
-    return show(path.replace(b"%", b"%25"))
+    return show(path.replace(b"%", b"%25") if b"%" in path else path)

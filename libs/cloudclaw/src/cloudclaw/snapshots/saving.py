@@ -261,18 +261,23 @@ class Saver:
             bytes=manifest.bytes,
             uid=tree.uid,
         )
-        await self._store.put(manifest_name(tenant, pointer), built.data)
-        self._reader.keep(tenant, built.digest, manifest)
 
         def conclude(_: threading.Event) -> list[Change]:
-            # From here on the packs that the index names are there to stay, as long as the tree's uid lives.
+            # The packs that the index names are stored, and stay as long as the tree's uid lives.
             try:
                 built.index.save(index_path(self._trees, tree.uid))
             except OSError as error:
                 _log.warning("a tree's index cannot be kept", uid=tree.uid, error=str(error))
             return list(compare(old, manifest))
 
-        changes = await self._threads.run(conclude)
+        try:
+            async with asyncio.TaskGroup() as group:
+                concluding = group.create_task(self._threads.run(conclude))
+                await self._store.put(manifest_name(tenant, pointer), built.data)
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        changes = concluding.result()
+        self._reader.keep(tenant, built.digest, manifest)
         stored = built.stored + len(built.data)
         _log.info(
             "checkpoint stored" if frozen else "snapshot stored",
