@@ -18,6 +18,7 @@ from cloudclaw.config import ServerSettings
 from cloudclaw.coordination import keys
 from cloudclaw.coordination.port import KeyValue
 from cloudclaw.coordination.records import SnapshotPointer
+from cloudclaw.history.store import BundleStore
 from cloudclaw.objects.port import ObjectStore
 from cloudclaw.rpc.auth import Authenticator, Minter
 from cloudclaw.rpc.channel import open_channel
@@ -110,12 +111,12 @@ class User:
             request.page_token = page.next_page_token
 
     async def contents(self, name: str) -> dict[str, bytes]:
-        """Every regular file of the head, as an ordinary tar reader sees its archive."""
+        """Every name of a regular file of the head, as an ordinary tar reader sees its archive."""
         with tarfile.open(fileobj=io.BytesIO(await self.download(name))) as archive:
             return {
                 member.name: opened.read()
                 for member in archive
-                if member.isfile() and (opened := archive.extractfile(member)) is not None
+                if (member.isfile() or member.islnk()) and (opened := archive.extractfile(member)) is not None
             }
 
 
@@ -255,7 +256,7 @@ async def workspace_service(
         Workspaces(registry),
         Browser(registry, engine),
         Writer(registry, engine, threads, limits),
-        Artifacts(census, objects, ProtoArtifactLists()),
+        Artifacts(census, objects, ProtoArtifactLists(), BundleStore(objects)),
         rounds,
         Undertaker(census, census, objects, engine),
         limits,

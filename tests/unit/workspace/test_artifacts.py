@@ -13,7 +13,9 @@ from cloudclaw.coordination import keys
 from cloudclaw.coordination.port import Delete, Put
 from cloudclaw.coordination.records import AttemptEnd, TaskRecord, TaskState, encode
 from cloudclaw.coordination.records import Plan as TaskPlan
+from cloudclaw.coordination.transactions import Versioned
 from cloudclaw.errors import DataLossError, InvalidArgumentError, NotFoundError, PreconditionError
+from cloudclaw.history.bundles import ArchivedTask, BundleName, encode_bundle
 from cloudclaw.v1 import task_pb2
 from cloudclaw.v1 import workspace_pb2 as pb
 from tests.support.workspace_service import User, WorkspaceStack
@@ -87,12 +89,18 @@ async def test_a_task_that_runs_has_no_artifacts_yet(stack: WorkspaceStack) -> N
     assert refused.value.reason == "TASK_NOT_ENDED"
 
 
-async def test_an_archived_task_is_told_apart_from_none(stack: WorkspaceStack) -> None:
-    await end(stack)
+@pytest.mark.parametrize("inline", [True, False])
+async def test_artifacts_outlive_their_tasks_stay_in_etcd(stack: WorkspaceStack, inline: bool) -> None:
+    archived = ArchivedTask(Versioned(await end(stack, inline=inline), 1, 2), b"")
+    await stack.objects.put(str(BundleName("acme", 1000, 1000, "hist-1")), encode_bundle([archived]))
     await stack.kv.txn([], [Delete(keys.task("acme", TASK))])
-    with pytest.raises(PreconditionError) as refused:
-        await download(stack.user(), "empty")
-    assert refused.value.reason == "TASK_ARCHIVED"
+    user = stack.user()
+    for path, content in FILES.items():
+        assert await download(user, path) == content
+    with pytest.raises(NotFoundError):
+        await download(user, "empty", task="task-2")
+    with pytest.raises(NotFoundError):
+        await download(stack.user("other"), "empty")
 
 
 @pytest.mark.parametrize("damage", ["missing", "altered", "longer", "shorter", "no result"])

@@ -119,7 +119,7 @@ async def test_hard_links_to_anything_but_a_file_brought_before_are_refused(
     assert await user.get("ws") == before
 
 
-async def test_a_hard_link_within_the_archive_becomes_a_file_of_its_own(user: User) -> None:
+async def test_a_hard_link_within_the_archive_is_a_second_name_until_one_is_written(user: User) -> None:
     archive = (
         tar_member(b"a", b"content")
         + tar_member(b"b/hard", flag=b"1", link=b"./a")

@@ -1,114 +1,291 @@
-"""Folders to tar streams and back, on the user's machine."""
+"""Folders to tar streams and back, on the user's machine.
+
+Neither side is trusted: what is packed may be swapped for something else meanwhile, and an archive comes from a server
+and from what tasks left there. So everything is done by one name in an open directory, never through a symlink.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from cloudclaw.errors import InvalidArgumentError, PreconditionError
+
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_PIECE: Final = 1 << 20
+_YEAR_9999: Final = 253_402_300_799
+_OF_THE_ENTRY: Final = (
+    errno.ELOOP,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+    errno.EINVAL,
+    errno.EMLINK,
+    errno.ENOENT,
+    errno.EPERM,
+)
+"""Errors that say something of one entry, not of the disk."""
 
 
 def pack(sources: Sequence[Path], target: IO[bytes], skipped: Callable[[str], None]) -> int:
     """Write `sources` to `target` as a tar; answers the number of entries.
 
     The content of a folder goes to the top, a file under its own name. Owners are left out; symlinks stay symlinks;
-    what no workspace holds (sockets, FIFOs, devices) is told to `skipped`. Raises `InvalidArgumentError` for a source
-    that is not there.
+    what no workspace holds (sockets, FIFOs, devices), and what is swapped or removed meanwhile, is told to `skipped`.
+    Raises `InvalidArgumentError` for a source that is not there or cannot be read.
     """
     count = 0
     with tarfile.open(fileobj=target, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for source in sources:
             if not os.path.lexists(source):
                 raise InvalidArgumentError(f"no such file or folder: {source}", field="SOURCE")
-            for path, name in _entries(source):
-                if _add(tar, path, name):
+            for directory, folder, name in _entries(source):
+                inside = os.path.relpath(os.path.join(folder, name), source) if folder else name
+                if _add(tar, directory, name, inside):
                     count += 1
                 else:
-                    skipped(str(path))
+                    skipped(os.path.join(folder or str(source.parent), name))
     return count
 
 
-def _entries(source: Path) -> Iterator[tuple[str, str]]:
-    """(path, name in the archive) of everything below a folder, or of the one file, by name."""
+def _entries(source: Path) -> Iterator[tuple[int, str, str]]:
+    """(open directory, its path, name) of everything below a folder, or of the one file, with an empty path."""
     if not source.is_dir():
-        yield str(source), source.name
+        directory = os.open(source.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield directory, "", source.name
+        finally:
+            os.close(directory)
         return
 
     def refuse(error: OSError) -> None:
         raise InvalidArgumentError(f"cannot read {error.filename}: {error.strerror}", field="SOURCE") from error
 
-    for folder, folders, files in os.walk(source, onerror=refuse):
+    for folder, folders, files, directory in os.fwalk(source / "", onerror=refuse):
         folders.sort()
         for name in sorted(folders + files):
-            path = os.path.join(folder, name)
-            yield path, os.path.relpath(path, source)
+            yield directory, folder, name
 
 
-def _add(tar: tarfile.TarFile, path: str, name: str) -> bool:
-    state = os.lstat(path)
-    if not (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode) or stat.S_ISLNK(state.st_mode)):
-        return False
-    info = tar.gettarinfo(path, name)
-    if info.islnk():
-        # The second name of one file: users' writes make no hard links, so it becomes a file of its own.
-        info.type, info.linkname, info.size = tarfile.REGTYPE, "", state.st_size
-    info.uid = info.gid = 0
-    info.uname = info.gname = ""
-    if not info.isreg():
-        tar.addfile(info)
-        return True
+def _add(tar: tarfile.TarFile, directory: int, name: str, inside: str) -> bool:
+    info = tarfile.TarInfo(inside)
     try:
-        with open(path, "rb") as content:
-            tar.addfile(info, content)
-    except OSError as e:
-        raise InvalidArgumentError(f"cannot read {path}: {e.strerror}", field="SOURCE") from e
+        state = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if stat.S_ISREG(state.st_mode):
+            with open(os.open(name, _READ, dir_fd=directory), "rb") as content:
+                state = os.fstat(content.fileno())
+                if not stat.S_ISREG(state.st_mode):
+                    return False
+                info.size = state.st_size
+                tar.addfile(_described(info, state), content)
+            return True
+        if stat.S_ISLNK(state.st_mode):
+            info.type, info.linkname = tarfile.SYMTYPE, os.readlink(name, dir_fd=directory)
+        elif stat.S_ISDIR(state.st_mode):
+            info.type = tarfile.DIRTYPE
+        else:
+            return False
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOENT):
+            return False
+        raise InvalidArgumentError(f"cannot read {inside}: {error.strerror or error}", field="SOURCE") from error
+    tar.addfile(_described(info, state))
     return True
+
+
+def _described(info: tarfile.TarInfo, state: os.stat_result) -> tarfile.TarInfo:
+    info.mode, info.mtime = stat.S_IMODE(state.st_mode), state.st_mtime
+    return info
 
 
 def unpack(archive: IO[bytes], target: Path, skipped: Callable[[str], None]) -> int:
     """Write a tar to the folder `target`, which is new or empty; answers the number of entries.
 
-    What tasks left in a workspace is not trusted: every entry passes tarfile's `data` filter (nothing outside of
-    `target`, no devices, no special bits), and symlinks are made only after everything else, so that no entry is ever
-    written through one. What is refused is told to `skipped`.
+    Nothing is ever made outside of `target`, whatever the archive says and whoever else writes there: names are
+    relative, without `..`, and are walked step by step without following symlinks, which are made last of all. A
+    symlink that may lead out, a hard link to anything but a file that came before it, devices, FIFOs and sparse files
+    are refused, and told to `skipped`. Special bits are dropped, and what others could write they cannot.
+
+    Raises `InvalidArgumentError` for what is no whole tar (compressed ones are none either).
     """
     target.mkdir(parents=True, exist_ok=True)
     if any(target.iterdir()):
         raise PreconditionError(f"{target} is not empty; give a new or an empty folder", subject=str(target))
-    count = 0
-    links: list[tarfile.TarInfo] = []
-    folders: list[tarfile.TarInfo] = []
-    with tarfile.open(fileobj=archive, mode="r:*") as tar:
-        for entry in tar:
+    root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with tarfile.open(fileobj=archive, mode="r:") as tar:
+            return _Unpacking(root, tar, skipped).run()
+    except (tarfile.TarError, EOFError, OverflowError, RecursionError, ValueError) as error:
+        raise InvalidArgumentError(f"what came is no whole archive: {error}", field="archive") from error
+    finally:
+        os.close(root)
+
+
+class _RefusedError(Exception):
+    """Why an entry is not made."""
+
+
+class _Unpacking:
+    def __init__(self, root: int, tar: tarfile.TarFile, skipped: Callable[[str], None]) -> None:
+        self._root = root
+        self._tar = tar
+        self._skipped = skipped
+        self._files: set[tuple[str, ...]] = set()
+        self._folders: dict[tuple[str, ...], tarfile.TarInfo] = {}
+        self._symlinks: list[tarfile.TarInfo] = []
+        self._count = 0
+
+    def run(self) -> int:
+        for entry in self._tar:
+            if entry.issym():
+                self._symlinks.append(entry)
+            else:
+                self._guarded(entry, self._entry)
+        for entry in self._symlinks:
+            self._guarded(entry, self._symlink)
+        for steps, entry in sorted(self._folders.items(), reverse=True):
+            self._guarded(entry, lambda entry, steps=steps: self._finish(entry, steps))  # type: ignore[misc]
+        return self._count
+
+    def _guarded(self, entry: tarfile.TarInfo, work: Callable[[tarfile.TarInfo], None]) -> None:
+        try:
+            work(entry)
+        except _RefusedError as error:
+            self._skipped(f"{entry.name}: {error}")
+        except OSError as error:
+            if error.errno not in _OF_THE_ENTRY:
+                raise
+            self._skipped(f"{entry.name}: {error.strerror}")
+
+    def _entry(self, entry: tarfile.TarInfo) -> None:
+        steps = _steps(entry.name)
+        if not steps and entry.isdir():
+            return
+        with self._place(steps) as (parent, name):
+            if entry.isdir():
+                self._folder(entry, parent, name, steps)
+            elif entry.islnk():
+                self._hard_link(entry, parent, name, steps)
+            elif entry.isreg() and not entry.issparse():
+                self._file(entry, parent, name)
+                self._files.add(steps)
+            else:
+                raise _RefusedError("is no file, folder or link")
+        self._count += 1
+
+    def _folder(self, entry: tarfile.TarInfo, parent: int, name: str, steps: tuple[str, ...]) -> None:
+        try:
+            os.mkdir(name, 0o700, dir_fd=parent)
+        except FileExistsError:
+            os.close(os.open(name, _DIRECTORY, dir_fd=parent))  # refused unless it is one
+        self._folders[steps] = entry
+
+    def _file(self, entry: tarfile.TarInfo, parent: int, name: str) -> None:
+        _clear(parent, name)
+        content = self._tar.extractfile(entry)
+        assert content is not None
+        with content, open(os.open(name, _CREATE, 0o600, dir_fd=parent), "wb") as file:
+            left = entry.size
+            while left:
+                piece = content.read(min(left, _PIECE))
+                if not piece:
+                    raise EOFError("it ends within a file")
+                left -= len(piece)
+                file.write(piece)
+            file.flush()
+            mode = entry.mode & 0o755 | 0o600
+            os.fchmod(file.fileno(), mode if mode & 0o100 else mode & ~0o111)
+            os.utime(file.fileno(), (_time(entry), _time(entry)))
+
+    def _hard_link(self, entry: tarfile.TarInfo, parent: int, name: str, steps: tuple[str, ...]) -> None:
+        source = _steps(entry.linkname)
+        if source not in self._files or source == steps:
+            raise _RefusedError(f"a hard link to {entry.linkname}, which did not come before it")
+        with self._place(source) as (directory, first):
+            _clear(parent, name)
+            os.link(first, name, src_dir_fd=directory, dst_dir_fd=parent, follow_symlinks=False)
+        self._files.add(steps)
+
+    def _symlink(self, entry: tarfile.TarInfo) -> None:
+        steps = _steps(entry.name)
+        _check_target(entry.linkname, len(steps) - 1)
+        with self._place(steps) as (parent, name):
+            os.symlink(entry.linkname, name, dir_fd=parent)
+        self._count += 1
+
+    def _finish(self, entry: tarfile.TarInfo, steps: tuple[str, ...]) -> None:
+        with self._place(steps) as (parent, name):
+            folder = os.open(name, _DIRECTORY, dir_fd=parent)
             try:
-                safe = tarfile.data_filter(entry, str(target))
-            except tarfile.FilterError as e:
-                skipped(f"{entry.name}: {e}")
-                continue
-            if safe.islnk() and not (target / safe.linkname).is_file():
-                skipped(f"{entry.name}: a hard link to {entry.linkname}, which did not come before it")
-                continue
-            if safe.issym():
-                links.append(safe)
-                continue
-            if safe.isdir():
-                folders.append(safe)
-                # Writable until everything is in it.
-                safe = safe.replace(mode=0o700, deep=False)
-            tar.extract(safe, target, set_attrs=True, filter="fully_trusted")
-            count += 1
-        for link in links:
-            try:
-                tar.extract(link, target, filter="data")
-            except (tarfile.FilterError, OSError) as e:
-                skipped(f"{link.name}: {e}")
-                continue
-            count += 1
-    for folder in reversed(folders):
-        mode = folder.mode if folder.mode is not None else 0o755
-        os.chmod(target / folder.name, stat.S_IMODE(mode) | 0o700, follow_symlinks=True)
-    return count
+                os.fchmod(folder, entry.mode & 0o755 | 0o700)
+                os.utime(folder, (_time(entry), _time(entry)))
+            finally:
+                os.close(folder)
+
+    @contextmanager
+    def _place(self, steps: tuple[str, ...]) -> Iterator[tuple[int, str]]:
+        """The open parent of a path, made where it is missing, and the last step."""
+        if not steps:
+            raise _RefusedError("names the folder itself")
+        fd = os.dup(self._root)
+        try:
+            for step in steps[:-1]:
+                try:
+                    below = os.open(step, _DIRECTORY, dir_fd=fd)
+                except FileNotFoundError:
+                    os.mkdir(step, 0o755, dir_fd=fd)
+                    below = os.open(step, _DIRECTORY, dir_fd=fd)
+                os.close(fd)
+                fd = below
+            yield fd, steps[-1]
+        finally:
+            os.close(fd)
+
+
+def _clear(parent: int, name: str) -> None:
+    """Of several entries of one name the last one counts; a folder stays."""
+    try:
+        os.unlink(name, dir_fd=parent)
+    except FileNotFoundError:
+        return
+
+
+def _steps(name: str) -> tuple[str, ...]:
+    if name.startswith("/"):
+        raise _RefusedError("the name is absolute")
+    if "\0" in name:
+        raise _RefusedError("the name holds a NUL byte")
+    steps = tuple(step for step in name.split("/") if step not in ("", "."))
+    if ".." in steps:
+        raise _RefusedError("the name has '..' in it")
+    return steps
+
+
+def _check_target(target: str, depth: int) -> None:
+    """Refuse what may lead out of the folder from `depth` folders below it.
+
+    `..` may only come first, and not more often than there are folders: where a symlink stands is known exactly, but
+    a `..` behind another name goes up from wherever that name leads. So each symlink stays inside by itself, and any
+    row of them does.
+    """
+    if not target or "\0" in target:
+        raise _RefusedError("a symlink to nothing")
+    if target.startswith("/"):
+        raise _RefusedError("a symlink to an absolute path")
+    steps = [step for step in target.split("/") if step not in ("", ".")]
+    up = next((index for index, step in enumerate(steps) if step != ".."), len(steps))
+    if up > depth or ".." in steps[up:]:
+        raise _RefusedError(f"a symlink to {target}, which may lead out of the folder")
+
+
+def _time(entry: tarfile.TarInfo) -> float:
+    return float(entry.mtime) if 0 <= entry.mtime <= _YEAR_9999 else 0.0
