@@ -12,14 +12,14 @@ from cloudclaw.coordination import life
 from cloudclaw.coordination.port import KeyValue
 from cloudclaw.coordination.records import Plan, TaskRecord
 from cloudclaw.coordination.transactions import Transactions, Versioned
+from cloudclaw.history.bundles import ArchivedTask
+from cloudclaw.history.store import BundleStore
 from cloudclaw.objects.port import ObjectStore
 from cloudclaw.v1.scheduler_pb2 import ListTasksRequest
 from cloudclaw.v1.task_pb2 import Task, TaskSpec
 from cloudclaw_scheduler.app.archiver import Archiver, Held, Rules
-from cloudclaw_scheduler.app.bundle_store import BundleStore
 from cloudclaw_scheduler.app.metrics import Metrics
 from cloudclaw_scheduler.app.mirror import Mirror
-from cloudclaw_scheduler.domain.bundles import ArchivedTask
 from tests.unit.scheduler.plane import Plane, User, until
 
 AT_ONCE = Rules(retention=0.0, batch_window=0.0)

@@ -17,6 +17,7 @@ from cloudclaw.coordination.election import Election
 from cloudclaw.coordination.etcd import open_etcd
 from cloudclaw.coordination.port import KeyValue
 from cloudclaw.coordination.transactions import Transactions
+from cloudclaw.history.store import BundleStore
 from cloudclaw.lifecycle import Stack, run_service
 from cloudclaw.objects.config import open_objects
 from cloudclaw.objects.port import ObjectStore
@@ -26,7 +27,6 @@ from cloudclaw.rpc.server import RpcServer
 from cloudclaw.v1.scheduler_pb2_grpc import add_SchedulerServiceServicer_to_server
 from cloudclaw_scheduler.adapters.grpc_relay import GrpcRelay
 from cloudclaw_scheduler.app.archiver import Archiver, Rules
-from cloudclaw_scheduler.app.bundle_store import BundleStore
 from cloudclaw_scheduler.app.consumers import Consumers
 from cloudclaw_scheduler.app.control import Control
 from cloudclaw_scheduler.app.feed import Feed

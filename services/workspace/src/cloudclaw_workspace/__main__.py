@@ -15,6 +15,7 @@ from cloudclaw.config import load
 from cloudclaw.coordination.election import Election
 from cloudclaw.coordination.etcd import open_etcd
 from cloudclaw.errors import PreconditionError
+from cloudclaw.history.store import BundleStore
 from cloudclaw.lifecycle import Stack, run_service
 from cloudclaw.logging import configure
 from cloudclaw.objects.config import open_objects
@@ -90,7 +91,7 @@ async def serve(settings: WorkspaceSettings, stop: asyncio.Event) -> None:
             Workspaces(registry),
             Browser(registry, manager),
             Writer(registry, manager, threads, limits),
-            Artifacts(census, objects, ProtoArtifactLists()),
+            Artifacts(census, objects, ProtoArtifactLists(), BundleStore(objects)),
             rounds,
             Undertaker(census, census, objects, manager),
             limits,

@@ -17,11 +17,11 @@ from cloudclaw.coordination.port import Put
 from cloudclaw.coordination.records import Plan, RequestRecord, encode
 from cloudclaw.coordination.transactions import Transactions
 from cloudclaw.errors import QuotaExceededError, UnavailableError
+from cloudclaw.history import bundles
+from cloudclaw.history.store import BundleStore
 from cloudclaw_scheduler.app.archiver import Archiver, Rules
-from cloudclaw_scheduler.app.bundle_store import BundleStore
 from cloudclaw_scheduler.app.history import History
 from cloudclaw_scheduler.app.mirror import Mirror
-from cloudclaw_scheduler.domain import bundles
 from tests.support.kv import ManualClock
 from tests.unit.scheduler.failing import FailingObjects
 from tests.unit.scheduler.history_rig import archiver_of, end

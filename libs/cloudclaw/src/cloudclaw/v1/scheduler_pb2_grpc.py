@@ -154,7 +154,7 @@ class SchedulerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListTasks(self, request, context):
-        """Tasks of the tenant, newest first; after those that are kept at hand come the archived ones, newest first.
+        """Tasks of the tenant, newest first, those at hand and archived ones alike.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,7 +45,7 @@ class SchedulerServiceStub:
     GetTask: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.GetTaskRequest, _scheduler_pb2.GetTaskResponse]
     """One task with its spec, attempts and history. NOT_FOUND."""
     ListTasks: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.ListTasksRequest, _scheduler_pb2.ListTasksResponse]
-    """Tasks of the tenant, newest first; after those that are kept at hand come the archived ones, newest first."""
+    """Tasks of the tenant, newest first, those at hand and archived ones alike."""
     CheckpointTask: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.CheckpointTaskRequest, _scheduler_pb2.CheckpointTaskResponse]
     """Take a checkpoint of a running task now, and answer when it is recorded. FAILED_PRECONDITION (reason
     TASK_NOT_RUNNING, or CHECKPOINT_REFUSED with the path that cannot be kept), ABORTED when the attempt ended first.
@@ -105,7 +105,7 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     GetTask: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.GetTaskRequest, _scheduler_pb2.GetTaskResponse]  # type: ignore[assignment]
     """One task with its spec, attempts and history. NOT_FOUND."""
     ListTasks: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ListTasksRequest, _scheduler_pb2.ListTasksResponse]  # type: ignore[assignment]
-    """Tasks of the tenant, newest first; after those that are kept at hand come the archived ones, newest first."""
+    """Tasks of the tenant, newest first, those at hand and archived ones alike."""
     CheckpointTask: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.CheckpointTaskRequest, _scheduler_pb2.CheckpointTaskResponse]  # type: ignore[assignment]
     """Take a checkpoint of a running task now, and answer when it is recorded. FAILED_PRECONDITION (reason
     TASK_NOT_RUNNING, or CHECKPOINT_REFUSED with the path that cannot be kept), ABORTED when the attempt ended first.
@@ -180,7 +180,7 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _scheduler_pb2.ListTasksRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_scheduler_pb2.ListTasksResponse, _abc.Awaitable[_scheduler_pb2.ListTasksResponse]]:
-        """Tasks of the tenant, newest first; after those that are kept at hand come the archived ones, newest first."""
+        """Tasks of the tenant, newest first, those at hand and archived ones alike."""
 
     @_abc_1.abstractmethod
     def CheckpointTask(

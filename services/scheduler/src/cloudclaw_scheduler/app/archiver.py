@@ -2,7 +2,7 @@
 
 A bundle is stored first, and then its tasks leave etcd by guarded transactions; so a task is always in one of the two.
 Whatever happens between the two leaves a bundle that nobody needs: the tasks go into another one later, and readers
-take a live task before an archived one and any bundle's copy of it (`domain/bundles.py`).
+take a live task before an archived one and any bundle's copy of it (`cloudclaw.history.bundles`).
 
 Nothing is kept here that the mirror would not show anew: what is due is read from its tasks in the order of their end.
 """
@@ -23,12 +23,12 @@ from cloudclaw.coordination.port import Absent, Exists, KeyValue
 from cloudclaw.coordination.records import TaskRecord
 from cloudclaw.coordination.transactions import Transactions, Versioned
 from cloudclaw.errors import CloudClawError, FencedError, UnavailableError
+from cloudclaw.history.bundles import MAX_TASKS, ArchivedTask, encode_bundle, name_for
+from cloudclaw.history.store import BundleStore
 from cloudclaw.ids import new_id
-from cloudclaw_scheduler.app.bundle_store import BundleStore
 from cloudclaw_scheduler.app.metrics import Metrics
 from cloudclaw_scheduler.app.mirror import Mirror
 from cloudclaw_scheduler.app.state import TaskKey
-from cloudclaw_scheduler.domain.bundles import MAX_TASKS, ArchivedTask, encode_bundle, name_for
 
 _log = structlog.get_logger()
 

@@ -24,11 +24,11 @@ from typing import Final
 import structlog
 
 from cloudclaw.clock import Clock
-from cloudclaw.errors import DataLossError, NotFoundError, UnavailableError
-from cloudclaw_scheduler.app.bundle_store import BundleStore
+from cloudclaw.errors import DataLossError, NotFoundError
+from cloudclaw.history.bundles import ArchivedTask, BundleName, Index, Place
+from cloudclaw.history.store import BundleStore
 from cloudclaw_scheduler.app.mirror import Mirror
 from cloudclaw_scheduler.app.state import Change, Kind
-from cloudclaw_scheduler.domain.bundles import ArchivedTask, BundleName, Index, Place
 
 _log = structlog.get_logger()
 
@@ -36,8 +36,6 @@ TENANTS: Final = 256
 """Tenants whose names of bundles are kept."""
 SPACING: Final = 0.2
 """Seconds between two lists of one tenant's bundles that lookups in vain cause."""
-WAVE: Final = 32
-"""Bundles whose preambles are looked at together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +95,12 @@ class History:
         damage: DataLossError | None = None
         seen: frozenset[BundleName] = frozenset()
         if known is not None:
-            found, damage = await self._search(known.bundles, task)
+            found, damage = await self._store.search(known.bundles, task)
             if found is not None:
                 return found
             seen = frozenset(known.bundles)
         names = await self._list(tenant, lambda names: names.call > call, SPACING)
-        found, more = await self._search([name for name in names.bundles if name not in seen], task)
+        found, more = await self._store.search([name for name in names.bundles if name not in seen], task)
         damage = damage or more
         if found is None and damage is not None:
             raise damage
@@ -201,36 +199,3 @@ class History:
             if not self._locks[gone].locked():
                 del self._locks[gone]
         return names
-
-    async def _search(self, names: Sequence[BundleName], task: str) -> tuple[ArchivedTask | None, DataLossError | None]:
-        """The task, and what is damaged of the bundles that were looked at."""
-        damage: DataLossError | None = None
-        away: UnavailableError | None = None
-
-        async def look(name: BundleName) -> ArchivedTask | None:
-            nonlocal damage, away
-            try:
-                if not (await self._store.preamble(name)).may_hold(task):
-                    return None
-                row = (await self._store.index(name)).row_of(task)
-                return None if row is None else (await self._store.tasks(name, [row]))[row]
-            except NotFoundError:
-                return None  # deleted with its tenant
-            except DataLossError as error:
-                damage = damage or error
-            except UnavailableError as error:
-                away = away or error
-            return None
-
-        def excluded(name: BundleName) -> bool:
-            preamble = self._store.cached_preamble(name)
-            return preamble is not None and not preamble.may_hold(task)
-
-        rest = [name for name in names if not excluded(name)]
-        for wave in (rest[at : at + WAVE] for at in range(0, len(rest), WAVE)):
-            found = [each for each in await asyncio.gather(*map(look, wave)) if each is not None]
-            if away is not None:
-                raise away
-            if found:
-                return max(found, key=lambda each: each.task.mod_revision), damage
-        return None, damage

@@ -18,11 +18,11 @@ from typing import Final
 from cloudclaw.coordination.records import TaskRecord
 from cloudclaw.coordination.transactions import Versioned
 from cloudclaw.errors import InvalidArgumentError
+from cloudclaw.history.bundles import Place, place_of
 from cloudclaw_scheduler.app.history import ArchivedRow, History
 from cloudclaw_scheduler.app.mirror import Mirror
 from cloudclaw_scheduler.app.queries import DEFAULT_PAGE, MAX_PAGE, SCAN, Filter, Page
 from cloudclaw_scheduler.app.state import TenantTasks
-from cloudclaw_scheduler.domain.bundles import Place, place_of
 
 Task = Versioned[TaskRecord]
 

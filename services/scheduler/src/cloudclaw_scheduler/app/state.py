@@ -27,7 +27,7 @@ from cloudclaw.coordination.records import (
 )
 from cloudclaw.coordination.transactions import Token, Versioned
 from cloudclaw.errors import DataLossError
-from cloudclaw_scheduler.domain.bundles import Place, place_of
+from cloudclaw.history.bundles import Place, place_of
 
 _log = structlog.get_logger()
 

@@ -12,7 +12,7 @@ from cloudclaw.errors import DataLossError, NotFoundError, PreconditionError
 from cloudclaw.ids import check_name
 from cloudclaw.objects.port import ObjectStore
 from cloudclaw_workspace.ports.census import Census
-from cloudclaw_workspace.ports.results import ArtifactLists, KeptArtifact
+from cloudclaw_workspace.ports.results import ArtifactLists, History, KeptArtifact
 
 PIECE: Final = 256 << 10
 """Bytes that are given out at once, at most."""
@@ -21,17 +21,17 @@ PIECE: Final = 256 << 10
 class Artifacts:
     """Finds an artifact by the result of its task, and streams it."""
 
-    def __init__(self, census: Census, objects: ObjectStore, lists: ArtifactLists) -> None:
+    def __init__(self, census: Census, objects: ObjectStore, lists: ArtifactLists, history: History) -> None:
         self._census = census
+        self._history = history
         self._objects = objects
         self._lists = lists
 
     async def read(self, tenant: str, task_id: str, path: str) -> AsyncIterator[bytes]:
         """The artifact's bytes, in pieces; compared with the result's digest and size on the way.
 
-        `NotFoundError` (no such task, or no such artifact); `PreconditionError` with reason `TASK_NOT_ENDED`, or
-        `TASK_ARCHIVED` (its result is only in the history now); `DataLossError` naming the object, at the latest at
-        the end, when the bytes are not those that the task left.
+        `NotFoundError` (no such task, or no such artifact); `PreconditionError` with reason `TASK_NOT_ENDED`;
+        `DataLossError` naming the object, at the latest at the end, when the bytes are not those that the task left.
         """
         task = await self._task(tenant, check_name(task_id, "task_id"))
         kept = self._lists.find(await self._result(task), path)
@@ -53,12 +53,9 @@ class Artifacts:
     async def _task(self, tenant: str, task_id: str) -> TaskRecord:
         task = await self._census.task(tenant, task_id)
         if task is None:
-            async for _ in self._objects.list(f"artifacts/{tenant}/{task_id}/"):
-                raise PreconditionError(
-                    f"{task_id} was archived; its artifacts are no longer served",
-                    subject=task_id,
-                    reason="TASK_ARCHIVED",
-                )
+            archived = await self._history.find(tenant, task_id)
+            task = archived.task.record if archived is not None else None
+        if task is None:
             raise NotFoundError(f"no task {task_id!r}", reason="NO_TASK", metadata={"task": task_id})
         if not task.state.ended:
             raise PreconditionError(f"{task_id} has not ended", subject=task_id, reason="TASK_NOT_ENDED")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from cloudclaw.history.bundles import ArchivedTask
+
 
 @dataclass(frozen=True, slots=True)
 class KeptArtifact:
@@ -20,4 +22,12 @@ class ArtifactLists(Protocol):
     def find(self, result: bytes, path: str) -> KeptArtifact | None:
         """The artifact at `path` in a stored `cloudclaw.v1.Result`; None when it lists none there. `DataLossError` when
         the bytes are no result."""
+        ...
+
+
+class History(Protocol):
+    """Tasks that have left the coordination store for the object store."""
+
+    async def find(self, tenant: str, task: str) -> ArchivedTask | None:
+        """One task, None when it was never archived. `DataLossError`, `UnavailableError`."""
         ...

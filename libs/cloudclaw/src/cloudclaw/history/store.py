@@ -7,10 +7,10 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final, Generic, TypeVar
 
-from cloudclaw.errors import NotFoundError, OutOfRangeError
+from cloudclaw.errors import DataLossError, NotFoundError, OutOfRangeError, UnavailableError
+from cloudclaw.history import bundles
+from cloudclaw.history.bundles import ArchivedTask, BundleName, Index, Preamble
 from cloudclaw.objects.port import ObjectStore
-from cloudclaw_scheduler.domain import bundles
-from cloudclaw_scheduler.domain.bundles import ArchivedTask, BundleName, Index, Preamble
 
 V = TypeVar("V")
 
@@ -18,6 +18,8 @@ PREAMBLE_CACHE: Final = 8 * 1024 * 1024
 """Bytes of preambles kept: those of about 2,000 bundles, or two million tasks."""
 INDEX_CACHE: Final = 8 * 1024 * 1024
 """Bytes of indexes kept: those of about 180 full bundles."""
+WAVE: Final = 32
+"""Bundles whose preambles are looked at together."""
 AT_ONCE: Final = 16
 """Reads of the object store at a time, so that a search through many bundles leaves room for logs and results."""
 
@@ -112,6 +114,49 @@ class BundleStore:
             else:
                 found.update(bundles.decode_span(span, data, ordered, str(name)))
         return found
+
+    async def find(self, tenant: str, task: str) -> ArchivedTask | None:
+        """An archived task, None when there is no such; lists the tenant's bundles at each call.
+
+        `DataLossError` naming a damaged bundle that may hold it, when no other bundle does.
+        """
+        found, damage = await self.search(await self.names(tenant), task)
+        if found is None and damage is not None:
+            raise damage
+        return found
+
+    async def search(self, names: Sequence[BundleName], task: str) -> tuple[ArchivedTask | None, DataLossError | None]:
+        """The task, and what is damaged of the bundles that were looked at."""
+        damage: DataLossError | None = None
+        away: UnavailableError | None = None
+
+        async def look(name: BundleName) -> ArchivedTask | None:
+            nonlocal damage, away
+            try:
+                if not (await self.preamble(name)).may_hold(task):
+                    return None
+                row = (await self.index(name)).row_of(task)
+                return None if row is None else (await self.tasks(name, [row]))[row]
+            except NotFoundError:
+                return None  # deleted with its tenant
+            except DataLossError as error:
+                damage = damage or error
+            except UnavailableError as error:
+                away = away or error
+            return None
+
+        def excluded(name: BundleName) -> bool:
+            preamble = self.cached_preamble(name)
+            return preamble is not None and not preamble.may_hold(task)
+
+        rest = [name for name in names if not excluded(name)]
+        for wave in (rest[at : at + WAVE] for at in range(0, len(rest), WAVE)):
+            found = [each for each in await asyncio.gather(*map(look, wave)) if each is not None]
+            if away is not None:
+                raise away
+            if found:
+                return max(found, key=lambda each: each.task.mod_revision), damage
+        return None, damage
 
     async def _read(self, name: BundleName, offset: int, length: int) -> bytes:
         async with self._turns:

@@ -11,8 +11,8 @@ import zstandard
 
 from cloudclaw.coordination.records import TaskState
 from cloudclaw.errors import DataLossError
-from cloudclaw_scheduler.domain import bundles
-from cloudclaw_scheduler.domain.bundles import ArchivedTask, Index, Preamble
+from cloudclaw.history import bundles
+from cloudclaw.history.bundles import ArchivedTask, Index, Preamble
 from tests.unit.scheduler.history_rig import ended_task
 
 NAME = "history/acme/000000000000000-000000000000001-bundle-x"
