@@ -16,7 +16,7 @@ from cloudclaw.errors import InvalidArgumentError, PreconditionError, QuotaExcee
 from cloudclaw.objects.memory import MemoryObjects
 from cloudclaw.snapshots import sentries
 from cloudclaw.snapshots.engine import SnapshotEngine
-from cloudclaw.snapshots.port import HOME, WORKSPACE, Pause, Progress, Tree, TreeLimits
+from cloudclaw.snapshots.port import HOME, WORKSPACE, Pause, Tree, TreeLimits
 from cloudclaw.snapshots.rescan import Listing
 from cloudclaw.snapshots.scan import Scan
 from tests.support.trees import TENANT, Facts, engine, facts
@@ -372,36 +372,3 @@ async def test_processes_that_die_cost_time_only(tmp_path: Path, monkeypatch: py
 
     saved = await manager.checkpoint(TENANT, tree, "snap-1", pausing(before))
     assert await restored(tmp_path, store, saved.pointer) == facts(tree.path)
-
-
-async def test_a_checkpoint_stores_only_what_is_new_since_the_last_one(tmp_path: Path) -> None:
-    store = MemoryObjects()
-    manager = engine(tmp_path, store)
-    tree = await manager.checkout(TENANT, None, "uid")
-    for number in range(10):
-        (tree.path / WORKSPACE / f"f{number}").write_bytes(os.urandom(20_000))
-    head = (await manager.snapshot(TENANT, tree, "head")).pointer
-    await manager.release(TENANT, tree, None)
-    tree = await manager.checkout(TENANT, head, "attempt-1")
-    (tree.path / WORKSPACE / "new").write_bytes(os.urandom(20_000))
-    first = await manager.checkpoint(TENANT, tree, "cp-1", pausing())
-    (tree.path / WORKSPACE / "newer").write_bytes(os.urandom(10_000))
-    second = await manager.checkpoint(TENANT, tree, "cp-2", pausing())
-    assert 20_000 < first.stored_bytes < 25_000
-    assert 10_000 < second.stored_bytes < 15_000
-    # The next attempt starts from the checkpoint; parent and changes are told against the head.
-    tree = await manager.checkout(TENANT, second.pointer, "attempt-2", head=head)
-    (tree.path / WORKSPACE / "f0").unlink()
-    final = await manager.snapshot(TENANT, tree, "final")
-    assert final.stored_bytes < 5000
-    assert final.pointer.parent == first.pointer.parent == head.id
-    assert final.pointer.uid == "attempt-2"
-    assert [change.path for change in final.changes] == [b"f0", b"new", b"newer"]
-
-
-async def test_watchers_hear_of_the_end(tmp_path: Path) -> None:
-    manager, tree = await full_tree(tmp_path, MemoryObjects())
-    heard: list[Progress] = []
-    await manager.checkpoint(TENANT, tree, "snap-1", pausing(), watcher=heard.append)
-    assert heard[-1].files == 21
-    assert heard[-1].bytes > 0
