@@ -39,18 +39,19 @@ _OF_THE_ENTRY: Final = (
 def pack(sources: Sequence[Path], target: IO[bytes], skipped: Callable[[str], None]) -> int:
     """Write `sources` to `target` as a tar; answers the number of entries.
 
-    The content of a folder goes to the top, a file under its own name. Owners are left out; symlinks stay symlinks;
-    what no workspace holds (sockets, FIFOs, devices), and what is swapped or removed meanwhile, is told to `skipped`.
+    The content of a folder goes to the top, a file under its own name. Owners are left out; symlinks stay symlinks,
+    and further names of a file that was packed stay hard links to it; what no workspace holds (sockets, FIFOs, devices), and what is swapped or removed meanwhile, is told to `skipped`.
     Raises `InvalidArgumentError` for a source that is not there or cannot be read.
     """
     count = 0
+    packed: dict[tuple[int, int], str] = {}
     with tarfile.open(fileobj=target, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for source in sources:
             if not os.path.lexists(source):
                 raise InvalidArgumentError(f"no such file or folder: {source}", field="SOURCE")
             for directory, folder, name in _entries(source):
                 inside = os.path.relpath(os.path.join(folder, name), source) if folder else name
-                if _add(tar, directory, name, inside):
+                if _add(tar, directory, name, inside, packed):
                     count += 1
                 else:
                     skipped(os.path.join(folder or str(source.parent), name))
@@ -76,7 +77,7 @@ def _entries(source: Path) -> Iterator[tuple[int, str, str]]:
             yield directory, folder, name
 
 
-def _add(tar: tarfile.TarFile, directory: int, name: str, inside: str) -> bool:
+def _add(tar: tarfile.TarFile, directory: int, name: str, inside: str, packed: dict[tuple[int, int], str]) -> bool:
     info = tarfile.TarInfo(inside)
     try:
         state = os.stat(name, dir_fd=directory, follow_symlinks=False)
@@ -85,7 +86,11 @@ def _add(tar: tarfile.TarFile, directory: int, name: str, inside: str) -> bool:
                 state = os.fstat(content.fileno())
                 if not stat.S_ISREG(state.st_mode):
                     return False
-                info.size = state.st_size
+                first = packed.setdefault((state.st_dev, state.st_ino), inside) if state.st_nlink > 1 else inside
+                if first != inside:
+                    info.type, info.linkname = tarfile.LNKTYPE, first
+                else:
+                    info.size = state.st_size
                 tar.addfile(_described(info, state), content)
             return True
         if stat.S_ISLNK(state.st_mode):
