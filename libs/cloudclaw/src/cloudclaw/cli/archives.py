@@ -40,7 +40,8 @@ def pack(sources: Sequence[Path], target: IO[bytes], skipped: Callable[[str], No
     """Write `sources` to `target` as a tar; answers the number of entries.
 
     The content of a folder goes to the top, a file under its own name. Owners are left out; symlinks stay symlinks,
-    and further names of a file that was packed stay hard links to it; what no workspace holds (sockets, FIFOs, devices), and what is swapped or removed meanwhile, is told to `skipped`.
+    and further names of a file that was packed stay hard links to it. What no workspace holds (sockets, FIFOs,
+    devices), and what is swapped or removed meanwhile, is told to `skipped`.
     Raises `InvalidArgumentError` for a source that is not there or cannot be read.
     """
     count = 0
