@@ -92,7 +92,7 @@ class Scan(Generic[T]):
         self._now_ns = now_ns
         self._stop = stop
         self._moving = moving
-        self._mapped: frozenset[int] = frozenset()
+        self._mapped: Collection[int] = frozenset()
         self._devices: dict[bytes, int] = {}
         self.folders: dict[bytes, Folder[T]] = {}
         self.links = Links()
@@ -121,7 +121,7 @@ class Scan(Generic[T]):
 
         Files with an inode in `mapped` are read again whatever they look like. Raises as `tree`.
         """
-        self._moving, self._stop, self._mapped = False, stop, frozenset(mapped)
+        self._moving, self._stop, self._mapped = False, stop, mapped
         for path, there, _, _ in differences:
             if not there:
                 self._drop(path)
