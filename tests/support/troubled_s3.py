@@ -71,6 +71,19 @@ def every(count: int) -> Plan:
     return lambda _: Trouble(status=503, code="SlowDown") if next(numbers) % count == 0 else None
 
 
+def every_failing(count: int) -> Plan:
+    """Every `count`-th request fails, by turns with a dropped connection and with an answer."""
+    numbers = itertools.count(1)
+
+    def plan(_: Request) -> Trouble | None:
+        number = next(numbers)
+        if number % count:
+            return None
+        return AWAY if number // count % 2 else Trouble(status=503, code="SlowDown")
+
+    return plan
+
+
 class TroubledS3:
     """Forwards requests to `target` (host:port), each on a connection of its own.
 
