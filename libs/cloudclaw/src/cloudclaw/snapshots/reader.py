@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Final
 
 from cloudclaw.coordination.records import SnapshotPointer
@@ -13,7 +13,7 @@ from cloudclaw.objects.port import ObjectStore
 from cloudclaw.snapshots import manifest as manifests
 from cloudclaw.snapshots.manifest import Blob, Manifest
 from cloudclaw.snapshots.packs import unpack
-from cloudclaw.snapshots.port import WORKSPACE, Change, FileType
+from cloudclaw.snapshots.port import FileType
 from cloudclaw.snapshots.restore import fetch
 from cloudclaw.snapshots.safe import brief
 from cloudclaw.snapshots.shelf import check_digest, check_uid
@@ -108,24 +108,3 @@ class SnapshotReader:
             while len(self._windows) > _WINDOWS:
                 self._windows.popitem(last=False)
         return window
-
-
-def compare(old: Manifest | None, new: Manifest) -> Sequence[Change]:
-    """Files and symlinks of the workspace that differ in content, type or mode, by path without the top directory."""
-    prefix = WORKSPACE.encode() + b"/"
-    before = _leaves(old, prefix) if old is not None else {}
-    after = _leaves(new, prefix)
-    changes = []
-    for path in sorted(before.keys() | after.keys()):
-        was, now = before.get(path), after.get(path)
-        if was is None or now is None or was[1:] != now[1:]:
-            changes.append(Change(path, None if was is None else was[0], None if now is None else now[0]))
-    return changes
-
-
-def _leaves(manifest: Manifest, prefix: bytes) -> dict[bytes, tuple[int, FileType, int, str, bytes]]:
-    return {
-        entry.path[len(prefix) :]: (entry.size, entry.type, entry.mode, entry.digest, entry.target)
-        for entry in (item.entry for item in manifest.items)
-        if entry.type is not FileType.DIRECTORY and entry.path.startswith(prefix)
-    }
