@@ -154,8 +154,11 @@ async def test_what_needs_no_store_works_without_it_and_the_rest_says_why_not(tm
         queued = await tenant.shell("echo small")
         with pytest.raises(UnavailableError, match="object store"):
             await tenant.shell("echo large", env={"LARGE": "x" * 5000})
-        listed = await tenant.scheduler.ListTasks(scheduler_pb2.ListTasksRequest())
+        live = scheduler_pb2.ListTasksRequest(states=[RUNNING, task_pb2.TASK_STATE_QUEUED])
+        listed = await tenant.scheduler.ListTasks(live)
         assert {task.task_id for task in listed.tasks} == {running, queued}
+        with pytest.raises(UnavailableError, match=r"archived tasks cannot be listed now.*object store"):
+            await tenant.scheduler.ListTasks(scheduler_pb2.ListTasksRequest())
         assert (await tenant.get(queued)).state == task_pb2.TASK_STATE_QUEUED
         await tenant.wait_output(running, b"line-20\n")
         await tenant.scheduler.CancelTask(scheduler_pb2.CancelTaskRequest(task_id=queued))

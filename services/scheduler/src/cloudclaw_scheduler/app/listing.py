@@ -17,7 +17,7 @@ from typing import Final
 
 from cloudclaw.coordination.records import TaskRecord
 from cloudclaw.coordination.transactions import Versioned
-from cloudclaw.errors import InvalidArgumentError
+from cloudclaw.errors import InvalidArgumentError, UnavailableError
 from cloudclaw.history.bundles import Place, place_of
 from cloudclaw_scheduler.app.history import ArchivedRow, History
 from cloudclaw_scheduler.app.mirror import Mirror
@@ -65,7 +65,16 @@ class Listing:
         live = self._live(tenant, wanted, size, before, seen)
         archived = _Part([])
         if wanted.ended:
-            archived = await self._archived(tenant, wanted, size, before, live, seen)
+            try:
+                archived = await self._archived(tenant, wanted, size, before, live, seen)
+            except UnavailableError as error:
+                # A page without them would look like a page of all there is.
+                raise UnavailableError(
+                    "archived tasks cannot be listed now; tasks that have not ended can, by naming their states"
+                    f" (QUEUED, RUNNING): {error.message}",
+                    reason=error.reason,
+                    retry_after=error.retry_after,
+                ) from error
         ends = [part.end for part in (live, archived) if part.end is not None]
         # Below the higher end one of the two was not looked at.
         end = max(ends, default=None)
