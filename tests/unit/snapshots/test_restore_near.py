@@ -10,6 +10,7 @@ import pytest
 
 from cloudclaw.clock import SystemClock
 from cloudclaw.coordination.records import SnapshotPointer
+from cloudclaw.errors import DataLossError
 from cloudclaw.objects.memory import MemoryObjects
 from cloudclaw.snapshots.engine import SnapshotEngine
 from cloudclaw.snapshots.port import HOME, WORKSPACE, Progress
@@ -199,5 +200,6 @@ async def test_strangers_trees_are_left_alone(tmp_path: Path, here: SnapshotEngi
     assert here.cached() == [(TENANT, first.id)], "no relation"
     copied = f"tenants/other/manifests/{second.uid}/{second.manifest}"
     await here._store.put(copied, await here._store.get(copied.replace("other", TENANT)))
-    await here.checkout("other", second, "fourth")
+    with pytest.raises(DataLossError, match="no pack of its tenant"):
+        await here.checkout("other", second, "fourth")
     assert here.cached() == [(TENANT, first.id)], "another tenant"

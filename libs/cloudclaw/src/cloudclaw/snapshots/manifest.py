@@ -42,8 +42,14 @@ VERSION: Final = 2
 MAX_BYTES: Final = 512 << 20
 """Of a manifest, decompressed: more than 100,000 entries with the longest paths allowed."""
 
+MAX_ENTRIES: Final = 1_000_000
+"""Ten times what a tree may hold by default: a decoded entry takes about half a kilobyte of memory."""
+
 _TOPS: Final = (WORKSPACE.encode(), HOME.encode())
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
+_PACK: Final = re.compile(r"tenants/[A-Za-z0-9._-]+/packs/[A-Za-z0-9._/-]+")
+_TARGET: Final = 4095
+_LAST_NS: Final = (1 << 63) - 1
 
 
 class Blob(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -171,7 +177,10 @@ def decode(data: bytes, digest: str, name: str) -> Manifest:
         head, _, rest = zstandard.ZstdDecompressor().decompress(data).partition(b"\n")
         header = msgspec.json.decode(head, type=_Header)
         if header.format != FORMAT or header.version != VERSION:
-            raise DataLossError(f"manifest {name} has format {header.format} {header.version}, which is not known here")
+            raise DataLossError(
+                f"manifest {name} has format {header.format[:40]!r} {header.version}, which is not known here"
+            )
+        _check_header(header, rest.count(b"\n"), name)
         manifest = Manifest(_linked([_item(line, header.packs) for line in _LINES.decode_lines(rest)]))
     except (zstandard.ZstdError, msgspec.DecodeError, ValueError, IndexError) as error:
         raise DataLossError(f"manifest {name} cannot be read: {error}") from error
@@ -183,6 +192,17 @@ def decode(data: bytes, digest: str, name: str) -> Manifest:
     if (header.entries, header.files, header.bytes) != (len(manifest.items), manifest.files, manifest.bytes):
         raise DataLossError(f"manifest {name} holds other entries than its header says")
     return manifest
+
+
+def _check_header(header: _Header, lines: int, name: str) -> None:
+    """Before the lines are decoded: `ValueError` for too many, and for packs that are not of the manifest's tenant."""
+    if lines != header.entries or lines > MAX_ENTRIES:
+        raise ValueError(f"it has {lines} entries, {header.entries} by its header, and {MAX_ENTRIES} at most")
+    home, stored, _ = name.partition("/manifests/")
+    prefix = f"{home}/packs/" if stored else "tenants/"
+    for pack in header.packs:
+        if not _PACK.fullmatch(pack[:1000]) or ".." in pack or not pack.startswith(prefix):
+            raise ValueError(f"{pack[:80]!r} is no pack of its tenant")
 
 
 def _check_tree(manifest: Manifest, name: str) -> None:
@@ -220,14 +240,23 @@ _LINES: Final = msgspec.json.Decoder(_Line)
 def _item(line: _Line, packs: Sequence[str]) -> Item:
     path = check_path(unquote_to_bytes(line.path), limit=4096 + 16)
     if path.split(b"/", 1)[0] not in _TOPS:
-        raise ValueError(f"{line.path!r} is in neither of the top directories")
+        raise ValueError(f"{brief(path)} is in neither of the top directories")
+    if any(
+        b.pack < 0 or b.offset < 0 or b.stored <= 0 or b.size <= 0 or not _HEX.fullmatch(b.digest) for b in line.blobs
+    ):
+        raise ValueError(f"{brief(path)} has a blob that cannot be")
     blobs = tuple(Blob(packs[b.pack], b.offset, b.stored, b.size, b.digest) for b in line.blobs)
     if line.link:
         return Item(FileEntry(path=path, type=line.type, link=unquote_to_bytes(line.link)))
-    if sum(blob.size for blob in blobs) != line.size or any(b.pack < 0 or b.stored <= 0 for b in line.blobs):
-        raise ValueError(f"{line.path!r} has blobs that do not make up its size")
+    if sum(blob.size for blob in blobs) != line.size or (line.size and line.type is not FileType.REGULAR):
+        raise ValueError(f"{brief(path)} has blobs that do not make up its size")
     if line.type is FileType.REGULAR and not _HEX.fullmatch(line.sha256):
-        raise ValueError(f"{line.path!r} has no digest")
+        raise ValueError(f"{brief(path)} has no digest")
+    if not -_LAST_NS <= line.mtime_ns <= _LAST_NS:
+        raise ValueError(f"{brief(path)} has a time that cannot be")
+    target = unquote_to_bytes(line.target)
+    if line.type is FileType.SYMLINK and (not 0 < len(target) <= _TARGET or b"\0" in target):
+        raise ValueError(f"{brief(path)} is a symlink that cannot be")
     entry = FileEntry(
         path=path,
         type=line.type,
@@ -235,7 +264,7 @@ def _item(line: _Line, packs: Sequence[str]) -> Item:
         mode=line.mode & 0o777,
         mtime_ns=line.mtime_ns,
         digest=line.sha256,
-        target=unquote_to_bytes(line.target),
+        target=target,
         sparse=line.sparse,
     )
     return Item(entry, blobs)

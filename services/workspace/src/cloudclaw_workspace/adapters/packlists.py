@@ -69,7 +69,7 @@ def _packs(data: bytes, digest: str, name: str) -> tuple[str, ...]:
     except (zstandard.ZstdError, msgspec.DecodeError, ValueError) as error:
         raise DataLossError(f"manifest {name} cannot be read: {error}") from error
     if (header.format, header.version) != (manifests.FORMAT, manifests.VERSION):
-        raise DataLossError(f"manifest {name} has format {header.format} {header.version}, which is not known here")
+        raise DataLossError(f"manifest {name} has format {header.format[:40]!r} {header.version}, which is not known")
     return header.packs
 
 
