@@ -107,6 +107,7 @@ class Process:
     async def equip(self, generation: int) -> Equipment:
         """The rest. Raises `PreconditionError` when slots cannot be isolated on this host."""
         from cloudclaw.objects.config import open_objects
+        from cloudclaw.objects.insisting import InsistingObjects
         from cloudclaw.rpc.auth import Authenticator
         from cloudclaw.rpc.metrics_server import serve_metrics
         from cloudclaw.rpc.server import RpcServer
@@ -126,7 +127,7 @@ class Process:
         objects = open_objects(settings.objects)
         self._stack.push("objects", objects.close)
         workspaces = SnapshotEngine(
-            objects,
+            InsistingObjects(objects, self._clock),
             self._directory / "trees",
             self._clock,
             files_uid=files_uid,

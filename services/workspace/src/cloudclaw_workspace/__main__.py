@@ -19,6 +19,7 @@ from cloudclaw.history.store import BundleStore
 from cloudclaw.lifecycle import Stack, run_service
 from cloudclaw.logging import configure
 from cloudclaw.objects.config import open_objects
+from cloudclaw.objects.insisting import InsistingObjects
 from cloudclaw.rpc.auth import Authenticator
 from cloudclaw.rpc.metrics_server import serve_metrics
 from cloudclaw.rpc.server import RpcServer
@@ -62,7 +63,11 @@ async def serve(settings: WorkspaceSettings, stop: asyncio.Event) -> None:
         objects = open_objects(settings.objects)
         stack.push("objects", objects.close)
         engine = SnapshotEngine(
-            objects, settings.data_dir / "trees", clock, limits=limits, cache_bytes=settings.cache_bytes
+            InsistingObjects(objects, clock),
+            settings.data_dir / "trees",
+            clock,
+            limits=limits,
+            cache_bytes=settings.cache_bytes,
         )
         stack.push("trees", lambda: asyncio.to_thread(engine.close))
         manager = MeteredManager(engine, Metrics(), clock)
