@@ -74,6 +74,30 @@ class _Built:
     faithful: bool
 
 
+class _Uploads:
+    """Puts that a thread asks of the event loop. `cancel` ends them and whoever waits for them, so that a store that
+    hangs does not hold up a cancellation; the store's own call may still run to its end."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self._loop = asyncio.get_running_loop()
+        self._flying: set[Future[bool]] = set()
+        self._over = False
+
+    def start(self, name: str, data: bytes) -> Future[bool]:
+        future = asyncio.run_coroutine_threadsafe(self._store.put(name, data), self._loop)
+        self._flying.add(future)
+        future.add_done_callback(self._flying.discard)
+        if self._over:
+            future.cancel()
+        return future
+
+    def cancel(self) -> None:
+        self._over = True
+        for future in list(self._flying):
+            future.cancel()
+
+
 class Saver:
     """Stores trees of `trees_dir`. The names of objects: see `SnapshotEngine`.
 
@@ -106,16 +130,16 @@ class Saver:
             meter = Meter()
 
             def work(stop: threading.Event) -> _Built:
-                with self._packing(tenant, tree, known, loop, meter, stop) as (packs, pipeline):
+                with self._packing(tenant, tree, known, uploads, meter, stop) as (packs, pipeline):
                     scan = Scan(self._limits, known.index, pipeline, self._now_ns, stop)
                     with safe.closing(open_tree(tree.path)) as root:
                         scan.tree(root)
                     pipeline.finish()
                     return _build(scan, _content, packs, known.index.base)
 
-            loop = asyncio.get_running_loop()
+            uploads = _Uploads(self._store)
             async with reported(meter, watcher, self._clock):
-                built = await self._threads.run(work)
+                built = await self._threads.run(work, on_cancel=uploads.cancel)
                 return await self._publish(tenant, tree, snapshot_id, built, known.head, started, 0.0)
 
     async def checkpoint(
@@ -130,7 +154,7 @@ class Saver:
             started = self._clock.boottime()
             known = await self._known(tenant, tree)
             meter = Meter()
-            loop = asyncio.get_running_loop()
+            uploads = _Uploads(self._store)
             async with self._copying(tree) as (root, staging, sentries):
 
                 def first(stop: threading.Event) -> Scan[Staged]:
@@ -151,13 +175,13 @@ class Saver:
                 frozen = self._clock.boottime() - stopped
 
                 def third(stop: threading.Event) -> _Built:
-                    with self._packing(tenant, tree, known, loop, meter, stop) as (packs, pipeline):
+                    with self._packing(tenant, tree, known, uploads, meter, stop) as (packs, pipeline):
                         contents = store_copies(scan, lambda staged, path: staging.store(staged, path, pipeline))
                         pipeline.finish()
                         return _build(scan, lambda fresh: contents[fresh.entry.path], packs, known.index.base)
 
                 async with reported(meter, watcher, self._clock):
-                    built = await self._threads.run(third)
+                    built = await self._threads.run(third, on_cancel=uploads.cancel)
                     return await self._publish(tenant, tree, snapshot_id, built, known.head, started, frozen)
 
     @asynccontextmanager
@@ -224,16 +248,12 @@ class Saver:
         tenant: str,
         tree: Tree,
         known: _Known,
-        loop: asyncio.AbstractEventLoop,
+        uploads: _Uploads,
         meter: Meter,
         stop: threading.Event,
     ) -> Iterator[tuple[PackWriter, Pipeline]]:
         """Where contents go; given up when the block fails."""
-
-        def upload(name: str, data: bytes) -> Future[bool]:
-            return asyncio.run_coroutine_threadsafe(self._store.put(name, data), loop)
-
-        packs = PackWriter(f"tenants/{tenant}/packs/{tree.uid}/{new_id('up')}", known.blobs, upload)
+        packs = PackWriter(f"tenants/{tenant}/packs/{tree.uid}/{new_id('up')}", known.blobs, uploads.start)
         pipeline = Pipeline(packs, self._pool, stop, meter)
         try:
             yield packs, pipeline
