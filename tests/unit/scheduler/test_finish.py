@@ -184,6 +184,33 @@ async def test_what_is_stored_of_a_log_outlives_its_spool(plane: Plane, user: Us
     assert await user.log(task_id, attempt=1) == b"hello"
 
 
+async def test_a_lost_slots_report_that_overtakes_its_log_waits_for_it(plane: Plane, user: User) -> None:
+    node = await Node(plane).connect()
+    task_id = await user.submit()
+    assignment = await node.next()
+    lost = {"state": task_pb2.ATTEMPT_STATE_FAILED, "reason": task_pb2.END_REASON_SLOT_FAILED, "retryable": True}
+    assert await node.finish(assignment, log_end=5, **lost) == RETRY
+    await node.write(assignment, 0, b"hello", end=True)
+    assert await node.finish(assignment, log_end=5, **lost) == COMMITTED
+    assert await user.log(task_id, attempt=1) == b"hello"
+
+
+async def test_a_lost_slots_log_goes_on_when_its_finish_does_not(plane: Plane, user: User) -> None:
+    assert isinstance(plane.objects, FailingObjects)
+    node = await Node(plane).connect()
+    await user.submit(retry=task_pb2.RetryPolicy(max_attempts=1))
+    assignment = await node.next()
+    lost = {"state": task_pb2.ATTEMPT_STATE_FAILED, "reason": task_pb2.END_REASON_SLOT_FAILED}
+    await node.write(assignment, 0, b"hello")
+    await node.ack(lambda ack: ack.durable_offset == 5)
+    plane.objects.away = True
+    assert await node.finish(assignment, log_end=5, final_message="x" * 100_000, **lost) == RETRY
+    plane.objects.away = False
+    await node.write(assignment, 5, b" world", end=True)
+    await node.ack(lambda ack: ack.durable_offset == 11)
+    assert await node.finish(assignment, log_end=11, **lost) == COMMITTED
+
+
 async def test_a_finish_whose_log_does_not_come_is_put_off(plane: Plane, user: User) -> None:
     node = await Node(plane).connect()
     task_id = await user.submit()
@@ -205,6 +232,22 @@ async def test_the_object_stores_outage_puts_a_finish_off(plane: Plane, user: Us
     plane.objects.away = False
     await node.ack(lambda ack: ack.durable_offset == 5)
     assert await node.finish(assignment, log_end=5) == COMMITTED
+
+
+@pytest.mark.parametrize("trouble", ["away", "full"])
+async def test_a_large_result_waits_for_the_object_store(plane: Plane, user: User, trouble: str) -> None:
+    assert isinstance(plane.objects, FailingObjects)
+    node = await Node(plane).connect()
+    task_id = await user.submit()
+    assignment = await node.next()
+    said = "x" * 100_000
+    setattr(plane.objects, trouble, True)
+    assert await node.finish(assignment, final_message=said) == RETRY
+    assert (await user.get(task_id)).state == RUNNING
+    setattr(plane.objects, trouble, False)
+    assert await node.finish(assignment, final_message=said) == COMMITTED
+    answer = await user.stub.GetResult(pb.GetResultRequest(task_id=task_id))
+    assert answer.result.final_message == said
 
 
 async def test_etcds_silence_puts_a_finish_off_and_an_unknown_outcome_is_read_back(plane: Plane, user: User) -> None:

@@ -6,7 +6,9 @@ import pytest
 
 from cloudclaw.coordination import keys
 from cloudclaw.coordination.port import Put
+from cloudclaw.coordination.records import WorkspaceRecord
 from cloudclaw.errors import PreconditionError
+from cloudclaw.v1 import scheduler_pb2 as pb
 from tests.unit.scheduler.failing import FailingObjects
 from tests.unit.scheduler.plane import Node, Plane, User, soon, until
 
@@ -34,6 +36,17 @@ async def test_a_node_that_connects_after_the_deletion_is_not_told(plane: Plane)
     await plane.transactions.delete_tenant_keys("acme")
     await until("it is over", lambda: not plane.scheduler.mirror.state.buried)
     node = await Node(plane).connect()
+    await node.heard(2)
+    assert node.forgets.empty()
+
+
+async def test_a_node_that_was_away_forgets_whose_workspaces_are_all_gone(plane: Plane) -> None:
+    record = WorkspaceRecord(name="ws", created=1.0, updated=1.0, op_id="op")
+    await plane.transactions.create_workspace("acme", record)
+    await until("it is seen", lambda: ("acme", "ws") in plane.scheduler.mirror.state.workspaces)
+    trees = [pb.CachedTree(tenant=tenant, snapshot_id="snap-1") for tenant in ("acme", "gone")]
+    node = await Node(plane, cached=trees).connect()
+    assert (await soon(node.forgets.get())).tenant == "gone"
     await node.heard(2)
     assert node.forgets.empty()
 

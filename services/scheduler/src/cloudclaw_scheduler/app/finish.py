@@ -89,28 +89,38 @@ class Finisher:
         outcome = outcome_of(report.outcome)
         if outcome.reason is EndReason.DRAINED:
             link.draining = True  # its next heartbeat says so too, but the task must not come back before that
-        if outcome.reason is EndReason.SLOT_FAILED:
-            # Its spool may be gone with the slot, so the node may know of less than was stored already.
-            end = await self._hub.hold(report.tenant, report.uid)
-            outcome = replace(outcome, log_end=max(outcome.log_end, end))
         if not await self._hub.reached(report.tenant, report.uid, outcome.log_end, LOG_WAIT):
             _log.info("the log is not durable yet", tenant=report.tenant, task=report.task_id, end=outcome.log_end)
             return RETRY
+        try:
+            if outcome.reason is EndReason.SLOT_FAILED:
+                # Its spool may be gone with the slot, so the node may know of less than was stored already.
+                end = await self._hub.hold(report.tenant, report.uid)
+                outcome = replace(outcome, log_end=max(outcome.log_end, end))
+            return await self._commit(link, report, task, outcome)
+        finally:
+            # What was not finished after all goes on taking its log in; once it has ended this does nothing.
+            self._hub.release(report.uid)
+
+    async def _commit(
+        self, link: NodeLink, report: AttemptReport, task: Versioned[TaskRecord], outcome: Outcome
+    ) -> ReportVerdict.Verdict:
+        """Finish the attempt, whatever changes its task meanwhile."""
         for _ in range(_TRIES):
             try:
                 done = await self._finish(task, report.token, outcome, report.outcome)
             except FencedError:
-                task = await self._transactions.get_task(report.tenant, report.task_id)
-                return self._settled(task, report)
+                return self._settled(await self._transactions.get_task(report.tenant, report.task_id), report)
             except PreconditionError as error:
                 if error.reason != "HEAD_MOVED":
                     raise
                 outcome = _refused(outcome, error)
                 continue
             except AbortedError:
-                task = await self._transactions.get_task(report.tenant, report.task_id)
-                if task is None or task.record.uid != report.uid:
-                    return self._settled(task, report)
+                now = await self._transactions.get_task(report.tenant, report.task_id)
+                if now is None or now.record.uid != report.uid:
+                    return self._settled(now, report)
+                task = now
                 continue
             keeps = done.state is TaskState.SUCCEEDED and done.plan.mode is not Mode.EPHEMERAL
             if keeps and outcome.snapshot is not None:

@@ -29,8 +29,11 @@ class Forgetting:
                 self._tell(link, gone)
 
     def greet(self, link: NodeLink) -> None:
-        """The node connected."""
-        self._tell(link, sorted(self._mirror.state.buried))
+        """The node connected. It may have been away while a tenant was deleted: trees of one that has no workspace
+        are of no use to anybody."""
+        state = self._mirror.state
+        owners = {tenant for tenant, _ in state.workspaces}
+        self._tell(link, sorted(state.buried | (link.cached_tenants() - owners)))
 
     def _tell(self, link: NodeLink, tenants: Iterable[str]) -> None:
         for tenant in tenants:

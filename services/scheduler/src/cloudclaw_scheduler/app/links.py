@@ -89,6 +89,10 @@ class NodeLink:
         """An attempt begins with the ready tree of this snapshot, if there is one: it is ready no more (rule 11)."""
         self._cached.pop((tenant, snapshot), None)
 
+    def cached_tenants(self) -> set[str]:
+        """Whose trees it holds ready."""
+        return {tenant for tenant, _ in self._cached}
+
     def has_cached(self, tenant: str, snapshot: str) -> bool:
         """Whether its host holds the tree of a snapshot ready."""
         return (tenant, snapshot) in self._cached

@@ -115,8 +115,8 @@ def _fill(result: task_pb2.Result, record: TaskRecord) -> None:
     if last and last.exit_code is not None and last.state not in (AttemptState.LOST, AttemptState.CANCELED):
         result.exit_code = last.exit_code
     result.attempts.extend(attempt_message(attempt) for attempt in record.attempts)
-    if record.state is not TaskState.SUCCEEDED and record.checkpoint is not None:
-        # Nothing was committed, and these files are all that the user gets.
+    if record.state is not TaskState.SUCCEEDED and record.checkpoint is not None and record.plan.workspace:
+        # Nothing was committed, and these files are all that the user gets; without a workspace none could be read.
         result.snapshot_id = record.checkpoint.id
     timings = result.timings
     if not timings.HasField("queued"):
