@@ -98,7 +98,7 @@ class TreeEditor:
                     removed = remove(parent, name, self._tree)
         except FileNotFoundError as error:
             raise NotFoundError(f"no file {safe.brief(path)}") from error
-        self._budget.give_back(removed.files, removed.bytes)
+        self._budget.give_back(removed.files, removed.bytes, removed.files * len(path))
         below = path + b"/"
         self._directories = {p: v for p, v in self._directories.items() if p != path and not p.startswith(below)}
 
@@ -158,12 +158,13 @@ class TreeEditor:
                 raise InvalidArgumentError(
                     f"{safe.brief(path)}: is a directory that is not empty; remove it first", field="path"
                 ) from error
-            self._budget.give_back(1, 0)
+            self._budget.give_back(1, 0, len(path))
             self._directories.pop(path, None)
             return
         os.unlink(name, dir_fd=parent)
         # Bytes come back with the last name of a file only.
-        self._budget.give_back(1, status.st_size if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 else 0)
+        last = stat.S_ISREG(status.st_mode) and status.st_nlink == 1
+        self._budget.give_back(1, status.st_size if last else 0, len(path))
 
     def _check(self, path: bytes) -> None:
         safe.check_path(path, limit=self._limits.path_bytes)

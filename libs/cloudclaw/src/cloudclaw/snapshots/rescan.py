@@ -34,10 +34,11 @@ _HEAD: Final = 8
 def rescan(root: int, listing: Listing, most: int) -> list[Difference]:
     """What differs from `listing` beneath the open tree `root`; directories without a difference are left out.
 
-    What is new in a directory is named only, not entered. Of each directory at most `most` and one names are looked
-    at: more than a tree may hold need not be told. Raises `OSError` for a directory that cannot be read.
+    What is new in a directory is named only, not entered. At most `most` names are listed, and one more in each
+    directory: more than a tree may hold need not be told. Raises `OSError` for a directory that cannot be read.
     """
     found: list[Difference] = []
+    left = most
     for path, known in listing.items():
         try:
             fd = safe.open_beneath(root, path, safe.DIRECTORY)
@@ -45,15 +46,23 @@ def rescan(root: int, listing: Listing, most: int) -> list[Difference]:
             # Its parent's names tell that it is something else now, or that its mode changed.
             found.append((path, False, [], []))
             continue
-        with safe.closing(fd):
-            changed, gone = _differences(fd, known, most)
+        try:
+            with safe.closing(fd):
+                changed, gone, listed = _differences(fd, known, left)
+        except PermissionError:  # its owner may list it, and not enter it
+            found.append((path, False, [], []))
+            continue
+        left = max(left - listed, 0)
         if changed or gone:
             found.append((path, True, [os.fsencode(name) for name in changed], [os.fsencode(name) for name in gone]))
     return found
 
 
-def _differences(fd: int, known: Mapping[str, tuple[int, int]], most: int) -> tuple[list[str], list[str]]:
-    """Names that are new or changed, and names that are gone. Asking by name is a tenth faster than by `DirEntry`."""
+def _differences(fd: int, known: Mapping[str, tuple[int, int]], most: int) -> tuple[list[str], list[str], int]:
+    """Names that are new or changed, names that are gone, and how many were listed.
+
+    Asking by name is a tenth faster than by `DirEntry`.
+    """
     with os.scandir(fd) as entries:
         names = {entry.name for entry in itertools.islice(entries, most + 1)}
     look = os.stat
@@ -67,7 +76,7 @@ def _differences(fd: int, known: Mapping[str, tuple[int, int]], most: int) -> tu
             changed.append(name)
     if len(names) + len(gone) > len(known):
         changed += names - known.keys()
-    return changed, gone
+    return changed, gone, len(names)
 
 
 def main(root: int) -> None:

@@ -7,7 +7,6 @@ Names are bytes. Descriptors are the caller's to close.
 
 from __future__ import annotations
 
-import codecs
 import ctypes
 import errno
 import os
@@ -41,14 +40,7 @@ _KINDS: Final = {
 }
 
 
-def _percent(error: UnicodeError) -> tuple[str, int]:
-    if not isinstance(error, UnicodeDecodeError):
-        raise error
-    return "".join(f"%{byte:02X}" for byte in error.object[error.start : error.end]), error.end
-
-
-_PERCENT: Final = "cloudclaw.percent"
-codecs.register_error(_PERCENT, _percent)
+_PERCENT: Final = {0xDC00 + byte: f"%{byte:02X}" for byte in range(128, 256)}
 
 
 class _OpenHow(ctypes.Structure):
@@ -60,7 +52,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def show(path: bytes) -> str:
     """A path for people and for the API: bytes that are not UTF-8 as `%XX`."""
-    return path.decode("utf-8", _PERCENT)
+    try:
+        return path.decode("utf-8")
+    except UnicodeDecodeError:
+        return path.decode("utf-8", "surrogateescape").translate(_PERCENT)
 
 
 def brief(path: bytes) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -25,6 +26,7 @@ DIRECTORY: Final = Item(FileEntry(b"", FileType.DIRECTORY))
 """Stands for any directory in its parent's names."""
 _KEPT: Final = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)
 _SPECIAL_BITS: Final = 0o7000
+_WALKED: Final = stat.S_IRUSR | stat.S_IXUSR
 
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
@@ -133,12 +135,20 @@ class Scan(Generic[T]):
         for path, name in self._to_read_again():
             self._forget(path, name)
             todo.setdefault(path, set()).add(name)
+        self._refuse_too_many(todo)
         for top in TOPS:
             self._directory(root, top, top, 0)
         for path, names in todo.items():
             if names:
                 self._names(root, path, sorted(names))
         self._linked(root)
+
+    def _refuse_too_many(self, todo: Mapping[bytes, Collection[bytes]]) -> None:
+        """Before any of it is copied: a tree with far too many entries must not stand still for long."""
+        if self._budget.files + sum(map(len, todo.values())) > self._limits.files:
+            for path, names in todo.items():
+                for name in names:
+                    self._budget.entry(path + b"/" + name)
 
     def _names(self, root: int, path: bytes, names: Sequence[bytes]) -> None:
         """Look at some names of a directory that is known."""
@@ -194,19 +204,20 @@ class Scan(Generic[T]):
         freed = self.links.remove(path + b"/" + name)
         if freed is None:
             freed = node.item.entry.size if isinstance(node, Seen) else node.entry.size
-        self._budget.give_back(1, freed)
+        self._budget.give_back(1, freed, _names_of(path, name, node))
 
     def _recount(self) -> None:
         """Count what was found, not what was met: of a moving tree some was left out half-way."""
         size = sum(names.size for names in self.links)
-        files = 0
+        files = names_bytes = 0
         for path, folder in self.folders.items():
             files += len(folder.names)
             for name, node in folder.names.items():
+                names_bytes += _names_of(path, name, node)
                 entry = node.item.entry if isinstance(node, Seen) else node.entry
                 if entry.size and not self.links.has(path + b"/" + name):
                     size += entry.size
-        self._budget = Budget(self._limits, files=files, size=size)
+        self._budget = Budget(self._limits, files=files, size=size, names=names_bytes)
 
     def _directory(self, parent: int, name: bytes, path: bytes, depth: int) -> os.stat_result:
         """Enter a directory; one that is known already is only looked at itself."""
@@ -244,7 +255,11 @@ class Scan(Generic[T]):
         if not self._moving:
             return safe.open_directory(parent, name, path=path)
         fd = safe.open_child(parent, name, safe.DIRECTORY, path=path)
-        return fd, stat.S_IMODE(os.fstat(fd).st_mode)
+        bits = stat.S_IMODE(os.fstat(fd).st_mode)
+        if bits & _WALKED != _WALKED:
+            os.close(fd)
+            raise PermissionError(errno.EACCES, "its owner may not walk it", os.fsdecode(path))
+        return fd, bits
 
     def _leave(self, fd: int, bits: int) -> None:
         if bits & stat.S_IRWXU != stat.S_IRWXU and not self._moving:
@@ -273,9 +288,11 @@ class Scan(Generic[T]):
                 self.faithful = False  # each of its names becomes a symlink of its own
             seen = self._index.trusted(path, status)
             if seen is not None:
+                self._budget.name(path, len(seen.item.entry.target))
                 return seen
             now = self._now_ns()
             target = os.readlink(name, dir_fd=fd)
+            self._budget.name(path, len(target))
             return Fresh(FileEntry(path, FileType.SYMLINK, 0, 0o777, mtime_of(status), target=target), status, now)
         except OSError as error:
             raise InvalidArgumentError(f"{safe.brief(path)}: cannot be read: {error.strerror}", field="path") from error
@@ -370,6 +387,11 @@ class Scan(Generic[T]):
         if bits & ~0o777:
             self.faithful = False
         return bits & 0o777
+
+
+def _names_of(parent: bytes, name: bytes, node: Seen | Fresh[T]) -> int:
+    entry = node.item.entry if isinstance(node, Seen) else node.entry
+    return len(parent) + 1 + len(name) + len(entry.target)
 
 
 def _known(node: Seen | Fresh[T]) -> bool:
