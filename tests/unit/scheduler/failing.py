@@ -1,21 +1,22 @@
-"""An object store that can go away."""
+"""An object store that can go away, or be full."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
 
-from cloudclaw.errors import UnavailableError
+from cloudclaw.errors import QuotaExceededError, UnavailableError
 from cloudclaw.objects.memory import MemoryObjects
 from cloudclaw.objects.port import ObjectInfo
 
 
 class FailingObjects(MemoryObjects):
-    """While `away`, every call raises `UnavailableError`; while `held` is clear, puts wait."""
+    """While `away`, every call raises `UnavailableError`; while `full`, puts find no room; while `held` is clear, they
+    wait."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.away = False
+        self.away = self.full = False
         self.held = asyncio.Event()
         self.held.set()
         self.puts: list[str] = []
@@ -26,6 +27,8 @@ class FailingObjects(MemoryObjects):
 
     async def put(self, name: str, data: bytes, *, if_absent: bool = False) -> bool:
         self._check()
+        if self.full:
+            raise QuotaExceededError(f"no room for object {name}", reason="OBJECT_STORE_FULL")
         await self.held.wait()
         self.puts.append(name)
         return await super().put(name, data, if_absent=if_absent)
