@@ -112,10 +112,16 @@ class Browser:
         """The workspace's files as a tar stream, out of the store: nothing is checked out."""
         pointer = await self._pointer(tenant, name, snapshot_id)
         if pointer is not None:
+            # A file whose first name is in `home`, which is no part of the archive: its first name here carries it.
+            carriers: dict[bytes, bytes] = {}
             for entry in await self._manager.manifest(tenant, pointer):
                 if not entry.path.startswith(paths.PREFIX):
                     continue
-                member = _member(entry)
+                link = entry.link
+                if link and not link.startswith(paths.PREFIX):
+                    carrier = carriers.setdefault(link, entry.path)
+                    link = b"" if carrier == entry.path else carrier
+                member = _member(entry, link)
                 yield tar.header(member)
                 if member.size:
                     async for piece in self._manager.read(tenant, pointer, entry.path):
@@ -138,16 +144,16 @@ def _find(entries: Sequence[FileEntry], path: str) -> FileEntry:
     raise NotFoundError(f"no file {path!r}")
 
 
-def _member(entry: FileEntry) -> tar.Member:
-    """A hard link whose file is in the archive too, and comes before it, stays one; no bytes follow."""
-    if entry.link.startswith(paths.PREFIX):
+def _member(entry: FileEntry, link: bytes) -> tar.Member:
+    """`link`: a file that is in the archive before it, and that it is another name of; no bytes follow then."""
+    if link:
         return tar.Member(
             path=paths.to_user(entry.path),
             kind=tar.Kind.HARD_LINK,
             size=0,
             mode=entry.mode,
             mtime_ns=entry.mtime_ns,
-            link=paths.to_user(entry.link),
+            link=paths.to_user(link),
         )
     return tar.Member(
         path=paths.to_user(entry.path),

@@ -74,24 +74,24 @@ class FeedReader:
         """At most `limit` bytes are given out, as a bound for what comes after the end of an archive."""
         self._feed = feed
         self._buffer = b""
+        self._at = 0
         self._left = limit
 
     def peek(self, size: int) -> bytes:
         """The next `size` bytes, fewer only at the end; they stay."""
-        while len(self._buffer) < size and (chunk := next(self._feed, b"")):
-            self._buffer += chunk
-        return self._buffer[:size]
+        while len(self._buffer) - self._at < size and (chunk := next(self._feed, b"")):
+            self._buffer, self._at = self._buffer[self._at :] + chunk, 0
+        return self._buffer[self._at : self._at + size]
 
     def read(self, size: int = -1) -> bytes:
         """Up to `size` bytes (any number for -1), none only at the end."""
-        while not self._buffer:
+        while self._at >= len(self._buffer):
             chunk = next(self._feed, None)
             if chunk is None:
                 return b""
-            self._buffer = chunk
-        if size < 0:
-            size = len(self._buffer)
-        data, self._buffer = self._buffer[:size], self._buffer[size:]
+            self._buffer, self._at = chunk, 0
+        end = len(self._buffer) if size < 0 else min(self._at + size, len(self._buffer))
+        data, self._at = self._buffer[self._at : end], end
         self._left -= len(data)
         if self._left < 0:
             raise AbortedError("the stream is larger than any archive may be", reason="TOO_LARGE")

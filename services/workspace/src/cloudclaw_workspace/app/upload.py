@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
 import threading
 import zlib
-from typing import Final, Protocol, cast
+from typing import Final, Protocol
 
 import zstandard
 
@@ -19,6 +18,8 @@ from cloudclaw_workspace.app.writing import Change
 from cloudclaw_workspace.domain.tar import Kind, Member, TarReader
 
 _GZIP: Final = b"\x1f\x8b"
+_GZIP_WBITS: Final = 31
+_INPUT: Final = 8 << 10
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _WINDOW: Final = 128 << 20
 """Memory that a zstd stream may ask for; what `zstd --long` needs."""
@@ -98,11 +99,47 @@ def _most(limits: TreeLimits) -> int:
 def _decompress(raw: FeedReader) -> _Source:
     magic = raw.peek(4)
     if magic.startswith(_GZIP):
-        return cast(_Source, gzip.GzipFile(fileobj=cast("gzip._ReadableFileobj", raw), mode="rb"))
+        return _Gunzip(raw)
     if magic == _ZSTD:
         decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
         return decompressor.stream_reader(raw, read_size=64 << 10, read_across_frames=True)  # type: ignore[arg-type]
     return raw
+
+
+class _Gunzip:
+    """Members of a gzip stream as one, with the zeros that may follow it. Raises `zlib.error`, `EOFError`.
+
+    Not the standard library's: that reads a header's name byte by byte in Python, and a name has no bound.
+    """
+
+    def __init__(self, raw: FeedReader) -> None:
+        self._raw = raw
+        self._inflate = zlib.decompressobj(wbits=_GZIP_WBITS)
+        self._rest = b""
+
+    def read(self, size: int, /) -> bytes:
+        while True:
+            if self._inflate.eof and not self._another():
+                return b""
+            data = self._rest or self._inflate.unconsumed_tail or self._raw.read(_INPUT)
+            self._rest = b""
+            content = self._inflate.decompress(data, size)
+            if content:
+                return content
+            if not data and not self._inflate.eof:
+                raise EOFError("it ends too early")
+
+    def _another(self) -> bool:
+        """Begin the next member, if there is one."""
+        rest = self._inflate.unused_data.lstrip(b"\0")
+        while not rest:
+            data = self._raw.read(_INPUT)
+            if not data:
+                return False
+            rest = data.lstrip(b"\0")
+        self._rest = rest
+        self._inflate = zlib.decompressobj(wbits=_GZIP_WBITS)
+        return True
 
 
 class _Bounded:
@@ -115,7 +152,7 @@ class _Bounded:
     def read(self, size: int) -> bytes:
         try:
             data = self._source.read(size)
-        except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError) as error:
+        except (EOFError, zlib.error, zstandard.ZstdError) as error:
             raise InvalidArgumentError(
                 f"the archive cannot be decompressed: {error}", field="data", reason="BAD_ARCHIVE"
             ) from error
