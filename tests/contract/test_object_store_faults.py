@@ -414,3 +414,18 @@ async def test_an_object_and_a_directory_may_share_a_name_in_files(tmp_path: Pat
     assert await listed(store) == everything
     assert [await store.get(name) for name in everything] == [name.encode() for name in everything]
     await store.close()
+
+
+async def test_what_is_said_of_a_store_out_of_reach_names_the_cause_and_not_the_server() -> None:
+    async def drop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(drop, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        for address, cause in ((f"127.0.0.1:{port}", "closed connection"), ("127.0.0.1:1", "refused")):
+            store = S3Objects(S3Endpoint("faults", address, access_key="tests", secret_key="tests-tests", tls=False))
+            with pytest.raises(UnavailableError, match=f"^object store unreachable .*{cause}") as caught:
+                await store.get("a")
+            assert "127.0.0.1" not in caught.value.message
+            await store.close()

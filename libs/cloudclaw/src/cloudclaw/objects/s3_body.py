@@ -13,7 +13,7 @@ from urllib3.exceptions import HTTPError, IncompleteRead
 from urllib3.response import BaseHTTPResponse
 
 from cloudclaw.errors import DataLossError, OutOfRangeError, UnavailableError
-from cloudclaw.objects.s3_client import S3Client
+from cloudclaw.objects.s3_client import S3Client, cause_of
 
 SHA256: Final = "claw-sha256"
 """The metadata key that holds the hex SHA-256 of a whole object."""
@@ -135,7 +135,7 @@ class Body:
         if self._resumes == _RESUMES:
             if cause is None or any(isinstance(part, IncompleteRead) for part in (cause, *cause.args)):
                 raise self._short() from cause
-            raise UnavailableError(f"object store unreachable ({self._name}): {cause}") from cause
+            raise UnavailableError(f"object store unreachable ({self._name}): {cause_of(cause)}") from cause
         self._resumes += 1
         headers = {"Range": f"bytes={self._position}-{self._end - 1}"}
         if self._etag:

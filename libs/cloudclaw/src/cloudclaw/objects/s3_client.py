@@ -8,6 +8,7 @@ pinned by the lock file, and the contract suite runs over a real server.
 from __future__ import annotations
 
 import contextlib
+import re
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ _FULL: Final = {
     "QuotaExceeded",
     "InsufficientStorage",
 }
+_CONNECTION: Final = re.compile(r"^(HTTPS?Connection(Pool)?\([^)]*\)|<[^>]*>): ")
+"""How urllib3 begins its messages."""
 _MISSING: Final = {"NoSuchKey", "NoSuchVersion", "NoSuchUpload"}
 
 
@@ -229,7 +232,14 @@ class S3Client:
         except (ServerError, InvalidResponseError) as error:
             raise UnavailableError(f"object {name}: {error}") from error
         except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise UnavailableError(f"object store unreachable ({name}): {error}") from error
+            raise UnavailableError(f"object store unreachable ({name}): {cause_of(error)}") from error
+
+
+def cause_of(error: BaseException) -> str:
+    """What went wrong, without the server's address and the request: tenants read this."""
+    while isinstance(error, urllib3.exceptions.MaxRetryError) and error.reason is not None:
+        error = error.reason
+    return _CONNECTION.sub("", str(error))
 
 
 def _from_s3(error: S3Error, name: str) -> CloudClawError:
