@@ -29,7 +29,7 @@ from tests.support.tampering_proxy import TamperingProxy
 MIB = 1024 * 1024
 
 
-def s3(server: MinioServer, endpoint: str | None = None, **options: float) -> S3Objects:
+def s3(server: MinioServer, endpoint: str | None = None, read_timeout: float = 20.0) -> S3Objects:
     where = S3Endpoint(
         "faults",
         endpoint or server.endpoint,
@@ -37,7 +37,7 @@ def s3(server: MinioServer, endpoint: str | None = None, **options: float) -> S3
         secret_key=server.secret_key,
         tls=False,
     )
-    return S3Objects(where, threads=8, **options)
+    return S3Objects(where, threads=8, read_timeout=read_timeout)
 
 
 @pytest.fixture
