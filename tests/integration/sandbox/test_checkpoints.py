@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +15,11 @@ import pytest
 from cloudclaw.clock import SystemClock
 from cloudclaw.objects.memory import MemoryObjects
 from cloudclaw.snapshots.engine import SnapshotEngine
+from cloudclaw.snapshots.index import SLACK_NS
 from cloudclaw.snapshots.port import SnapshotResult, Tree
 from cloudclaw_pool_manager.app.standstill import Standstill
 from cloudclaw_pool_manager.app.timing import cancel
-from cloudclaw_pool_manager.domain.attempt import Launch
+from cloudclaw_pool_manager.domain.attempt import KillReason, Launch
 from cloudclaw_pool_manager.domain.timers import RunTimers
 from cloudclaw_pool_manager.ports.backend import Slot, SlotPhase
 from tests.support import slots
@@ -60,6 +63,27 @@ def put(name, text):
 """,
     write="text = b'%020d' % number; put('a', text); put('b', text)",
 )
+
+PROTECTED = """
+import ctypes, mmap, os, time
+fd = os.open("a", os.O_RDWR | os.O_CREAT)
+os.ftruncate(fd, 4096)
+area = mmap.mmap(fd, 4096)
+address = ctypes.addressof(ctypes.c_char.from_buffer(area))
+protect = ctypes.CDLL(None, use_errno=True).mprotect
+protect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+number = 0
+while True:
+    number += 1
+    assert protect(address, 4096, mmap.PROT_READ | mmap.PROT_WRITE) == 0
+    area[:20] = b"%020d" % number
+    assert protect(address, 4096, mmap.PROT_READ) == 0
+    if number == 1:
+        print("up", flush=True)
+    while not os.path.exists(f"go{number}"):
+        time.sleep(0.001)
+"""
+"""Writes only when it is told, and keeps its mapping read-only in between."""
 
 
 @dataclass
@@ -111,6 +135,13 @@ class Attempt:
                 while int((self.tree.path / "workspace" / name).read_bytes()[:20] or 0) <= number:  # noqa: ASYNC110
                     await asyncio.sleep(0.001)  # a file tells nobody when it changes
 
+    async def told(self, number: int) -> None:
+        """Let a task that waits for it write the number after `number`, and wait until it has."""
+        (self.tree.path / "workspace" / f"go{number}").touch()
+        async with asyncio.timeout(slots.WITHIN):
+            while int((self.tree.path / "workspace/a").read_bytes()[:20]) == number:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)  # a file tells nobody when it changes
+
     async def number(self, stored: SnapshotResult, name: str) -> int:
         """What a file of the checkpoint says."""
         path = b"workspace/" + name.encode()
@@ -141,6 +172,30 @@ async def test_a_pair_that_is_written_in_lockstep_is_never_torn(bench: Bench, so
         await attempt.past(first + 1)
     assert seen == sorted(set(seen)), "a later checkpoint holds what an earlier one held"
     assert (await bench.slot.status()).phase is SlotPhase.RUNNING
+
+
+async def test_what_is_written_through_a_mapping_that_was_protected_at_the_freeze_is_seen(bench: Bench) -> None:
+    """The page was written before the freeze and never cleaned since, so writing it again leaves no trace."""
+    attempt = await bench.start(PROTECTED)
+    path = attempt.tree.path / "workspace/a"
+
+    @contextlib.asynccontextmanager
+    async def written_just_before() -> AsyncIterator[Collection[int]]:
+        await attempt.told(1)
+        while time.time_ns() < path.stat().st_ctime_ns + 2 * SLACK_NS:
+            await asyncio.sleep(SLACK_NS / 1e9)  # before that, the engine trusts no file's times anyway
+        async with attempt.still.pause(keep=False) as mapped:
+            yield mapped
+
+    first = await bench.engine.checkpoint(TENANT, attempt.tree, "ckpt-first", written_just_before)
+    assert await attempt.number(first, "a") == 2
+    await attempt.told(2)
+    second = await attempt.checkpoint()
+    assert await attempt.number(second, "a") == 3, "a checkpoint holds what an earlier one held"
+    await attempt.told(3)
+    await bench.slot.stop(attempt.tree.uid, KillReason.CANCELED, 0)
+    last = await bench.engine.snapshot(TENANT, attempt.tree, "snap-last")
+    assert await attempt.number(last, "a") == 4
 
 
 async def test_what_is_kept_still_changes_no_more(bench: Bench) -> None:

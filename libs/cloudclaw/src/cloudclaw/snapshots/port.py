@@ -121,9 +121,9 @@ Watcher = Callable[[Progress], None]
 """Told about every half second, from any thread, and once at the end. Must not block or raise."""
 
 Pause = Callable[[], AbstractAsyncContextManager[Collection[int]]]
-"""Stops a tree's processes for the time of the block. Its value: inodes of files that they have mapped shared and
-writable. What is written through such a map later may not show in the file's times, so these are read again by the
-next snapshot, whatever their times say."""
+"""Stops a tree's processes for the time of the block. Its value: inodes of files that they have mapped shared. What is
+written through such a map later may not show in the file's times, so these are read again by the next snapshot,
+whatever their times say."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,15 @@ READ_LIMIT: Final = 8 << 20
 """Bytes of all processes' maps together: some 100,000 mappings, which an honest task is far from."""
 
 _AT_ONCE: Final = 1 << 16
-_SHARED_WRITABLE: Final = re.compile(rb"^[0-9a-f]+-[0-9a-f]+ .w.s [0-9a-f]+ [0-9a-f]+:[0-9a-f]+ ([1-9][0-9]*)", re.M)
-"""`address perms offset device inode path`, with an inode: anonymous shared memory has none."""
+_SHARED: Final = re.compile(rb"^[0-9a-f]+-[0-9a-f]+ ...s [0-9a-f]+ [0-9a-f]+:[0-9a-f]+ ([1-9][0-9]*)", re.M)
+"""`address perms offset device inode path`, with an inode: anonymous shared memory has none. Whatever may be done
+there now: a page that was written before its mapping was protected is written again, once it may be, without a fault,
+and so without a trace in the file's times."""
 
 
-def writable_maps(supervisor: int, pids: Sequence[int] | None) -> Collection[int]:
-    """Inodes that processes of a frozen sandbox have mapped shared and writable; `EVERY_INODE` where that cannot be
-    told (`Slot.mapped`).
+def shared_maps(supervisor: int, pids: Sequence[int] | None) -> Collection[int]:
+    """Inodes that processes of a frozen sandbox have mapped shared; `EVERY_INODE` where that cannot be told
+    (`Slot.mapped`).
 
     Args:
         supervisor: host pid of the slot's supervisor.
@@ -40,7 +42,7 @@ def writable_maps(supervisor: int, pids: Sequence[int] | None) -> Collection[int
         room -= len(data)
         if room <= 0:
             return EVERY_INODE
-        found.update(map(int, _SHARED_WRITABLE.findall(data)))
+        found.update(map(int, _SHARED.findall(data)))
     return found
 
 

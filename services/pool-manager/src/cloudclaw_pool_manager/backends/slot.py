@@ -20,7 +20,7 @@ from cloudclaw_pool_manager.backends.cgroups import SlotGroups
 from cloudclaw_pool_manager.backends.channel import Channel
 from cloudclaw_pool_manager.backends.config import BackendConfig
 from cloudclaw_pool_manager.backends.layout import SlotFiles
-from cloudclaw_pool_manager.backends.maps import writable_maps
+from cloudclaw_pool_manager.backends.maps import shared_maps
 from cloudclaw_pool_manager.backends.spool import SpoolReader
 from cloudclaw_pool_manager.domain.attempt import AttemptId, Exit, KillReason, Launch, Limits, LogFrame, Usage
 from cloudclaw_pool_manager.ports.backend import (
@@ -162,7 +162,7 @@ class BubblewrapSlot:
 
     async def mapped(self, uid: str) -> Collection[int]:
         try:
-            return await asyncio.to_thread(writable_maps, self._pid, self._groups.inside())
+            return await asyncio.to_thread(shared_maps, self._pid, self._groups.inside())
         except OSError as error:
             raise SlotFailedError(f"the processes in {self.name} cannot be looked at: {error}") from error
 

@@ -151,7 +151,7 @@ class Slot(Protocol):
         ...
 
     async def mapped(self, uid: str) -> Collection[int]:
-        """Inodes of the files that the sandbox's processes have mapped shared and writable.
+        """Inodes of the files that the sandbox's processes have mapped shared, whatever they may do there just now.
 
         For the time of a pause; what is read is bounded. `EVERY_INODE` where it cannot be told: a process keeps its
         mappings from us (it is not dumpable, and the manager is not root), or there are too many.
