@@ -127,6 +127,7 @@ class SnapshotEngine:
     async def release(self, tenant: str, tree: Tree, committed: SnapshotPointer | None) -> None:
         check_name(tenant, "tenant")
         scanned = self._scanned.pop(tree.uid, None)
+        self._saver.forget(tree.uid)
         if committed is None or scanned is None or not scanned.stands_for(committed):
             await self._checkouts.discard(tree.uid)
             return

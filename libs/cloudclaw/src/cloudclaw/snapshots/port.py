@@ -182,7 +182,7 @@ class WorkspaceManager(Protocol):
 
         Complete in the object store when this returns, and visible to nobody until a guarded transaction
         writes the pointer (rule 8). Objects are named by the tree's uid. Content that the base or a checkpoint of this
-        tree holds is not stored again.
+        tree holds is not stored again. An unchanged tree is not a new version: the head is the answer then.
         """
         ...
 
@@ -190,7 +190,8 @@ class WorkspaceManager(Protocol):
         self, tenant: str, tree: Tree, snapshot_id: str, pause: Pause, *, watcher: Watcher | None = None
     ) -> SnapshotResult:
         """As `snapshot`, of a tree whose processes run: they stand still within `pause` only, for the scan and a copy
-        of what changed. Hashing, compressing and uploading come after it. Errors leave the processes running, and the
+        of what changed. Hashing, compressing and uploading come after it. A tree that is as it was at the last
+        checkpoint, or as it began, answers that snapshot. Errors leave the processes running, and the
         next call starts afresh. What `pause` raises passes through."""
         ...
 

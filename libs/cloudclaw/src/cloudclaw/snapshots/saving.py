@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -38,6 +38,8 @@ from cloudclaw.snapshots.threads import TreeThreads
 
 _THREADS: Final = 2
 """That hash and compress, beside the one that reads. More bring nothing: reading is as slow as two of these."""
+_LOOKS: Final = 16
+"""Trees whose processes stand still at once without waiting for one another."""
 
 _log = structlog.get_logger()
 
@@ -120,7 +122,11 @@ class Saver:
         self._limits = limits
         self._trees = trees_dir
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="packs")
+        # Threads that wait for a slow store must not keep those from their work whose processes stand still.
+        self._storing = TreeThreads()
+        self._looking = TreeThreads(_LOOKS)
         self._busy: set[str] = set()
+        self._last: dict[str, SnapshotPointer] = {}
 
     async def snapshot(self, tenant: str, tree: Tree, snapshot_id: str, watcher: Watcher | None) -> Saved:
         """As `WorkspaceManager.snapshot`."""
@@ -139,8 +145,8 @@ class Saver:
 
             uploads = _Uploads(self._store)
             async with reported(meter, watcher, self._clock):
-                built = await self._threads.run(work, on_cancel=uploads.cancel)
-                return await self._publish(tenant, tree, snapshot_id, built, known.head, started, 0.0)
+                built = await self._storing.run(work, on_cancel=uploads.cancel)
+                return await self._publish(tenant, tree, snapshot_id, built, known.head, started, 0.0, (tree.head,))
 
     async def checkpoint(
         self, tenant: str, tree: Tree, snapshot_id: str, pause: Pause, watcher: Watcher | None
@@ -171,7 +177,7 @@ class Saver:
 
                 stopped = self._clock.boottime()
                 async with pause() as mapped:
-                    await self._threads.run(lambda stop: second(mapped, stop), on_cancel=sentries.kill)
+                    await self._looking.run(lambda stop: second(mapped, stop), on_cancel=sentries.kill)
                 frozen = self._clock.boottime() - stopped
 
                 def third(stop: threading.Event) -> _Built:
@@ -181,8 +187,15 @@ class Saver:
                         return _build(scan, lambda fresh: contents[fresh.entry.path], packs, known.index.base)
 
                 async with reported(meter, watcher, self._clock):
-                    built = await self._threads.run(third, on_cancel=uploads.cancel)
-                    return await self._publish(tenant, tree, snapshot_id, built, known.head, started, frozen)
+                    built = await self._storing.run(third, on_cancel=uploads.cancel)
+                    earlier = (self._last.get(tree.uid), tree.base, tree.head)
+                    saved = await self._publish(tenant, tree, snapshot_id, built, known.head, started, frozen, earlier)
+                    self._last[tree.uid] = saved.result.pointer
+                    return saved
+
+    def forget(self, uid: str) -> None:
+        """The tree of `uid` is saved no more."""
+        self._last.pop(uid, None)
 
     @asynccontextmanager
     async def _copying(self, tree: Tree) -> AsyncIterator[tuple[int, Staging, Sentries]]:
@@ -209,6 +222,8 @@ class Saver:
     def close(self) -> None:
         """Let the threads go."""
         self._pool.shutdown(wait=False)
+        self._storing.close()
+        self._looking.close()
 
     @contextmanager
     def _alone(self, tree: Tree) -> Iterator[None]:
@@ -270,7 +285,9 @@ class Saver:
         old: Manifest | None,
         started: float,
         frozen: float,
+        earlier: Sequence[SnapshotPointer | None],
     ) -> Saved:
+        """Store the manifest, unless one of the `earlier` snapshots is the same: then that is the answer."""
         head = tree.head
         manifest = built.manifest
         pointer = SnapshotPointer(
@@ -284,26 +301,27 @@ class Saver:
 
         def conclude(_: threading.Event) -> list[Change]:
             # The packs that the index names are stored, and stay as long as the tree's uid lives.
-            try:
-                built.index.save(index_path(self._trees, tree.uid))
-            except OSError as error:
-                _log.warning("a tree's index cannot be kept", uid=tree.uid, error=str(error))
+            _keep(built.index, index_path(self._trees, tree.uid))
             return list(compare(old, manifest))
 
+        same = next((each for each in earlier if each is not None and each.manifest == built.digest), None)
+        if same is not None:
+            pointer = same
         try:
             async with asyncio.TaskGroup() as group:
                 concluding = group.create_task(self._threads.run(conclude))
-                await self._store.put(manifest_name(tenant, pointer), built.data)
+                if same is None:
+                    await self._store.put(manifest_name(tenant, pointer), built.data)
         except ExceptionGroup as failures:
             raise failures.exceptions[0] from None
         changes = concluding.result()
         self._reader.keep(tenant, built.digest, manifest)
-        stored = built.stored + len(built.data)
+        stored = built.stored + (len(built.data) if same is None else 0)
         _log.info(
             "checkpoint stored" if frozen else "snapshot stored",
             tenant=tenant,
             uid=tree.uid,
-            snapshot=snapshot_id,
+            snapshot=pointer.id,
             files=manifest.files,
             changed=built.changed,
             bytes=manifest.bytes,
@@ -318,6 +336,19 @@ class Saver:
 
     def _now_ns(self) -> int:
         return int(self._clock.wall() * 1e9)
+
+
+def _keep(index: Index, path: Path) -> None:
+    """Keep the index of a tree; when that fails, none: the one before may name packs of an attempt that its task's
+    record does not know any more."""
+    try:
+        index.save(path)
+    except OSError as error:
+        _log.warning("a tree's index cannot be kept", path=str(path), error=str(error))
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as again:
+            _log.warning("what stands in its place cannot be removed", path=str(path), error=str(again))
 
 
 def _content(fresh: Fresh[Contents]) -> Contents:

@@ -32,11 +32,13 @@ class TreeThreads:
         """What `work` answers or raises.
 
         On cancellation it sets the event given to `work`, calls `on_cancel`, and waits for the thread before the
-        cancellation goes on; `work` looks at the event where it can and raises `Stopped`. An `OSError` that `work`
-        lets through is the host's trouble (a full disk, a broken one) and becomes `UnavailableError`.
+        cancellation goes on, unless it has not begun; `work` looks at the event where it can and raises `Stopped`.
+        An `OSError` that `work` lets through is the host's trouble (a full disk, a broken one) and becomes
+        `UnavailableError`.
         """
         stop = threading.Event()
-        running = asyncio.wrap_future(self._pool.submit(work, stop))
+        submitted = self._pool.submit(work, stop)
+        running = asyncio.wrap_future(submitted)
         try:
             return await asyncio.shield(running)
         except OSError as error:
@@ -45,6 +47,8 @@ class TreeThreads:
             raise UnavailableError(f"this host's disk: {error.strerror}", reason=reason) from error
         except asyncio.CancelledError:
             stop.set()
+            if submitted.cancel():
+                raise
             if on_cancel is not None:
                 on_cancel()
             await asyncio.wait([running])

@@ -65,7 +65,8 @@ class Writer:
                 tree = await self._manager.checkout(tenant, head, operation)
                 await self._apply(tree, change, files, size, on_cancel)
                 stored = (await self._manager.snapshot(tenant, tree, new_id("snap"))).pointer
-                await self._registry.commit(tenant, workspace, stored, operation, token)
+                if head is None or stored.id != head.id:  # else nothing changed, and the head stays what it is
+                    await self._registry.commit(tenant, workspace, stored, operation, token)
                 committed = stored
         finally:
             if tree is not None:
