@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import asyncio
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+
+import zstandard
 
 from cloudclaw.objects.memory import MemoryObjects
 
@@ -31,7 +37,7 @@ class Canary:
         return (status.st_ino, status.st_mode, status.st_uid, status.st_size, *times, above.st_mode, above.st_mtime_ns)
 
     async def check(self, *stores: MemoryObjects) -> None:
-        """Nothing happened to it, and nothing stored has its content or its name's neighbour."""
+        """Nothing happened to it, and nothing stored has its content."""
         assert self._now() == self._facts, "somebody touched the canary"
         assert [path.name for path in self.folder.iterdir()] == ["canary"]
         for store in stores:
@@ -40,8 +46,6 @@ class Canary:
 
 async def no_object_has(store: MemoryObjects, content: bytes) -> None:
     """No object of the store holds `content`, unpacked or as it is; the store's frames are looked into."""
-    import zstandard
-
     async for info in store.list(""):
         data = await store.get(info.name)
         assert content not in data, info.name
@@ -51,22 +55,58 @@ async def no_object_has(store: MemoryObjects, content: bytes) -> None:
             data = inflate.unused_data
 
 
-def swapper(work: Callable[[], None]) -> None:
-    """Do `work` over and over, until killed; what is in the way for a moment does not stop it."""
-    while True:
+_LOOP = """
+import os, sys
+tree, outside = sys.argv[1:3]
+os.chdir(tree)
+turn = 0
+while True:
+    turn += 1
+    try:
+        {body}
+    except OSError:
+        pass
+    if turn == 3:
+        print("racing", flush=True)
+"""
+
+
+class Racer:
+    """A process that does something hostile in a tree over and over."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    @asynccontextmanager
+    async def pause(self) -> AsyncIterator[tuple[int, ...]]:
+        """As a checkpoint's pause: it stands still within."""
+        self._process.send_signal(signal.SIGSTOP)
+        _, status = await asyncio.to_thread(os.waitpid, self._process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
         try:
-            work()
-        except OSError:
-            continue
+            yield ()
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
 
 @contextmanager
-def racing(work: Callable[[], None]) -> Iterator[None]:
-    """A process of its own that repeats `work` as fast as it can while the block runs."""
-    process = multiprocessing.get_context("fork").Process(target=swapper, args=(work,), daemon=True)
-    process.start()
+def racing(tree: Path, outside: Path, body: str) -> Iterator[Racer]:
+    """Repeat the lines of `body` in the folder `tree`, knowing `outside`, as fast as it goes, while the block runs.
+
+    An `OSError` begins the next turn. The block begins after a few turns.
+    """
+    source = _LOOP.format(body=textwrap.indent(textwrap.dedent(body).strip(), " " * 8).strip())
+    process = subprocess.Popen([sys.executable, "-c", source, str(tree), str(outside)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
     try:
-        yield
+        assert process.stdout.readline() == b"racing\n"
+        yield Racer(process)
     finally:
         process.kill()
-        process.join()
+        process.wait()
+        process.stdout.close()
+
+
+def plain(message: str) -> bool:
+    """A message that cannot forge a line of a log, nor speak to a terminal."""
+    return message.isprintable()
