@@ -153,7 +153,29 @@ async def test_a_checkpoint_that_is_the_last_one_over_again_stays(scene: Scene) 
     task = await checkpoint(scene, token, task, pointer("one"))
     assert await scene.entry(snapshot_key("one")) == before
     await succeed(scene, token, task, pointer("one"))
-    assert await scene.entry(snapshot_key("one")) == before
+    # It became the head, and is a version from then on.
+    after = await scene.entry(snapshot_key("one"))
+    assert after.create_revision == before.create_revision
+    assert decode(after.value, SnapshotRecord) == replace(decode(before.value, SnapshotRecord), head=True)
+
+
+async def test_only_what_became_the_head_is_listed_as_such(scene: Scene) -> None:
+    """Checkpoints, and what tasks left that do not write to the workspace, are none of its versions."""
+
+    async def heads() -> set[str]:
+        listed = await scene.tx.snapshots_of(TENANT, WORKSPACE)
+        return {version.record.pointer.id for version in listed if version.record.head}
+
+    token, task = await scene.running(FORK)
+    task = await checkpoint(scene, token, task, pointer("forked"))
+    after = life.reported(task.record, NOW, AttemptState.SUCCEEDED, EndReason.COMPLETED, op_id=scene.op(), exit_code=0)
+    await scene.tx.finish(token, task, after, snapshot=pointer("fork-result"))
+    assert snapshot_key("fork-result") in await scene.dump()
+    assert await heads() == {"snap-head"}
+    token, task = await scene.checkpointed("check", EXCLUSIVE)
+    assert await heads() == {"snap-head"}
+    await succeed(scene, token, task, pointer("new"))
+    assert await heads() == {"snap-head", "snap-new"}
 
 
 async def test_a_fork_never_removes_the_snapshot_of_another_even_when_the_head_moved_on(scene: Scene) -> None:

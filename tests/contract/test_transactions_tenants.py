@@ -62,15 +62,62 @@ async def test_a_tombstone_comes_and_goes(scene: Scene) -> None:
         assert await scene.tx.buried(TENANT)
     assert not await scene.tx.buried("acme-2")
     for _ in range(2):
-        await scene.tx.exhume(TENANT)
+        assert await scene.tx.exhume(TENANT)
         assert not await scene.tx.buried(TENANT)
 
 
 async def test_a_second_burial_keeps_the_first_tombstone(scene: Scene) -> None:
     await scene.tx.bury(TENANT, NOW)
     before = await scene.entry(keys.tombstone(TENANT))
-    await scene.tx.bury(TENANT, NOW + 5)
+    again = await scene.tx.bury(TENANT, NOW + 5)
     assert await scene.entry(keys.tombstone(TENANT)) == before
+    assert (again.create_revision, again.record.created) == (before.create_revision, NOW)
+
+
+async def test_a_sealed_tombstone_is_not_taken_back(scene: Scene) -> None:
+    tombstone = await scene.tx.bury(TENANT, NOW)
+    assert not await scene.tx.sealed(TENANT, tombstone)
+    # Two deletions looked behind it; each may seal it, once or again.
+    other = await scene.tx.bury(TENANT)
+    for one in (tombstone, other, tombstone):
+        await scene.tx.seal(TENANT, one)
+        assert await scene.tx.sealed(TENANT, one)
+    await scene.tx.seal(TENANT, await scene.tx.bury(TENANT))
+    assert not await scene.tx.exhume(TENANT)
+    assert await scene.tx.buried(TENANT)
+    await scene.tx.delete_tenant_keys(TENANT, tombstone)
+    assert not await scene.tx.sealed(TENANT, tombstone)
+
+
+async def test_a_tombstone_that_was_taken_back_is_not_sealed(scene: Scene) -> None:
+    """Who looked behind it looks again behind another."""
+    tombstone = await scene.tx.bury(TENANT, NOW)
+    assert await scene.tx.exhume(TENANT)
+    for _ in range(2):
+        with pytest.raises(AbortedError) as refused:
+            await scene.tx.seal(TENANT, tombstone)
+        assert refused.value.reason == "TENANT_EXHUMED"
+        with pytest.raises(AbortedError):
+            await scene.tx.delete_tenant_keys(TENANT, tombstone)
+        await scene.tx.bury(TENANT, NOW)
+        assert not await scene.tx.sealed(TENANT, tombstone)
+
+
+async def test_a_tombstone_that_is_sealed_in_that_moment_is_not_taken_back(scene: Scene) -> None:
+    tombstone = await scene.tx.bury(TENANT, NOW)
+    scene.kv.before_txn = lambda: scene.tx.seal(TENANT, tombstone)
+    assert not await scene.tx.exhume(TENANT)
+    assert await scene.tx.sealed(TENANT, tombstone)
+
+
+async def test_lost_answers_of_a_seal(scene: Scene) -> None:
+    tombstone = await scene.tx.bury(TENANT, NOW)
+    scene.kv.fail_next("txn")
+    with pytest.raises(UnavailableError):
+        await scene.tx.seal(TENANT, tombstone)
+    scene.kv.fail_next("txn", applied=True)
+    await scene.tx.seal(TENANT, tombstone)
+    assert await scene.tx.sealed(TENANT, tombstone)
 
 
 async def test_nothing_new_of_a_buried_tenant_begins(scene: Scene) -> None:
@@ -94,7 +141,11 @@ async def test_nothing_new_of_a_buried_tenant_begins(scene: Scene) -> None:
 
 
 async def test_a_submit_that_meets_the_tombstone_stores_nothing(scene: Scene) -> None:
-    scene.kv.before_txn = lambda: scene.tx.bury(TENANT)
+
+    async def bury() -> None:
+        await scene.tx.bury(TENANT)
+
+    scene.kv.before_txn = bury
     with pytest.raises(PreconditionError):
         await scene.tx.submit(scene.fresh(), b"spec")
     assert not [key for key in await scene.dump() if key.startswith((keys.TASKS, keys.SPECS, keys.QUEUE))]

@@ -209,6 +209,51 @@ async def test_a_deletion_takes_every_snapshot_along(scene: Scene, snapshots: in
     await scene.tx.delete_workspace(TENANT, workspace)
 
 
+async def list_snapshots(scene: Scene, count: int, name: str = "new") -> None:
+    """So many of them are listed, whether there is such a workspace or not."""
+    for n in range(count):
+        record = SnapshotRecord(pointer=pointer(f"{name}-{n}"), created=NOW)
+        await scene.place(keys.snapshot(TENANT, name, f"snap-{n}"), encode(record))
+
+
+async def test_what_is_listed_in_the_moment_of_the_deletion_goes_along(scene: Scene) -> None:
+    """As a task's checkpoint is that borrows the workspace."""
+    await scene.tx.create_workspace(TENANT, fresh(scene))
+    before = {key for key in await scene.dump() if "/new" not in key}
+    workspace = await scene.tx.get_workspace(TENANT, "new")
+    assert workspace is not None
+    scene.kv.before_txn = lambda: list_snapshots(scene, 1)
+    await scene.tx.delete_workspace(TENANT, workspace)
+    assert set(await scene.dump()) == before
+
+
+@pytest.mark.parametrize("snapshots", [1, 150])
+async def test_a_workspace_of_a_deleted_one_s_name_has_none_of_its_snapshots(scene: Scene, snapshots: int) -> None:
+    """The deletion died after its first transaction."""
+    await list_snapshots(scene, snapshots)
+    assert await scene.tx.listed_workspaces(TENANT) == ["new", WORKSPACE]
+    head = pointer("fork")
+    await scene.tx.create_workspace(TENANT, replace(fresh(scene), head=head), snapshot=head)
+    assert [version.record.pointer for version in await scene.tx.snapshots_of(TENANT, "new")] == [head]
+
+
+async def test_snapshots_of_a_workspace_that_is_gone_are_taken_off_the_list(scene: Scene) -> None:
+    before = await scene.dump()
+    await list_snapshots(scene, 250)
+    assert await scene.tx.delete_orphans(TENANT, "new") == 250
+    assert await scene.tx.delete_orphans(TENANT, "new") == 0
+    assert await scene.tx.delete_orphans(TENANT, WORKSPACE) is None
+    assert await scene.dump() == before
+    assert await scene.tx.listed_workspaces(TENANT) == [WORKSPACE]
+
+
+async def test_a_workspace_that_is_made_meanwhile_keeps_its_snapshots(scene: Scene) -> None:
+    await list_snapshots(scene, 3)
+    scene.kv.before_txn = lambda: scene.place(keys.workspace(TENANT, "new"), encode(fresh(scene)))
+    assert await scene.tx.delete_orphans(TENANT, "new") is None
+    assert len(await scene.tx.snapshots_of(TENANT, "new")) == 3
+
+
 async def test_a_workspace_is_not_deleted_under_its_writer(scene: Scene) -> None:
     await scene.running()
     workspace, stored = await present(scene), await scene.dump()

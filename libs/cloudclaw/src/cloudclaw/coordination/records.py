@@ -278,12 +278,14 @@ class WorkspaceRecord(Record, frozen=True, kw_only=True):
 
 
 class SnapshotRecord(Record, frozen=True, kw_only=True):
-    """`snapshots/{t}/{workspace}/{id}`."""
+    """`snapshots/{t}/{workspace}/{id}`. `head`: it became the workspace's head, and so is one of its versions; others
+    are checkpoints, and what tasks left that do not write to the workspace."""
 
     pointer: SnapshotPointer
     created: float
     task: str = ""
     uid: str = ""
+    head: bool = False
 
 
 class ConsumerRecord(Record, frozen=True, kw_only=True):
@@ -310,9 +312,14 @@ class DeliveryRecord(Record, frozen=True, kw_only=True):
 
 
 class TombstoneRecord(Record, frozen=True, kw_only=True):
-    """`tombstones/{t}`: the tenant is being deleted; its submits are refused while the key is there."""
+    """`tombstones/{t}`: the tenant is being deleted; its submits are refused while the key is there.
+
+    `sealed`: nothing of the tenant worked any more under this tombstone, so its deletion began; it is never taken
+    back, and goes with the last of the tenant's keys.
+    """
 
     created: float
+    sealed: bool = False
 
 
 class LeaderRecord(Record, frozen=True, kw_only=True):

@@ -16,7 +16,6 @@ from cloudclaw.coordination.transactions.checkpoints import CheckpointTransactio
 from cloudclaw.coordination.transactions.consumers import ConsumerTransactions, Receipt
 from cloudclaw.coordination.transactions.nodes import NodeTransactions
 from cloudclaw.coordination.transactions.roots import Roots, RootTransactions
-from cloudclaw.coordination.transactions.snapshots import SnapshotTransactions
 from cloudclaw.coordination.transactions.store import waiting_key
 from cloudclaw.coordination.transactions.tasks import TaskTransactions
 from cloudclaw.coordination.transactions.tenants import TenantTransactions
@@ -34,7 +33,6 @@ class Transactions(
     ConsumerTransactions,
     NodeTransactions,
     WorkspaceTransactions,
-    SnapshotTransactions,
     RootTransactions,
     TenantTransactions,
 ):

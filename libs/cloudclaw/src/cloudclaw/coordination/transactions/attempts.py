@@ -208,7 +208,7 @@ class AttemptTransactions(Store):
             guards.append(ValueIs(writer_key(before), writer_value(before.task)))
             explain_by.append(writer_key(before))
         used = before.checkpoint if after.state is TaskState.SUCCEEDED else None
-        unchanged, replaced = await self._replace_snapshot(before, after, snapshot, used)
+        unchanged, replaced = await self._replace_snapshot(before, after, snapshot, used, head=move_head)
         guards += unchanged
         writes += replaced
         if move_head:

@@ -1,4 +1,4 @@
-"""The snapshots of a workspace: which there are, and forgetting some."""
+"""The snapshots of a workspace: which there are, and forgetting some, or those of one that is gone."""
 
 from __future__ import annotations
 
@@ -6,17 +6,49 @@ from collections.abc import Sequence
 from typing import Final
 
 from cloudclaw.coordination import keys
-from cloudclaw.coordination.port import Delete, ModIs
+from cloudclaw.coordination.port import Absent, Delete, ModIs
 from cloudclaw.coordination.records import SnapshotRecord, WorkspaceRecord, decode
 from cloudclaw.coordination.transactions.store import Store
 from cloudclaw.coordination.transactions.types import Versioned
 from cloudclaw.errors import AbortedError, PreconditionError
 
 DELETES_PER_TRANSACTION: Final = 100
+PAGE: Final = 1000
 
 
 class SnapshotTransactions(Store):
     """Snapshots of a workspace, for retention."""
+
+    async def listed_workspaces(self, tenant: str) -> list[str]:
+        """Names, sorted, under which snapshots are listed: workspaces that are there, and some that may be gone."""
+        prefix, after, more = keys.snapshot(tenant, "", "")[:-1], "", True
+        names: dict[str, None] = {}
+        while more:
+            page = await self._kv.range(prefix, start_after=after, limit=PAGE, keys_only=True)
+            for entry in page.entries:
+                names[keys.parts(entry.key)[2]] = None
+                after = entry.key
+            more = page.more
+        return list(names)
+
+    async def delete_orphans(self, tenant: str, workspace: str) -> int | None:
+        """Take all snapshots off the list of a workspace that is gone, and answer how many; None when there is one of
+        that name, whose snapshots stay.
+
+        A deletion that died leaves such, with more snapshots than fit into one transaction. None are added meanwhile:
+        whoever lists a snapshot guards that its workspace is there, or owns its writer key. Guards: no such workspace.
+        May be repeated after `UnavailableError`.
+        """
+        guard, count = Absent(keys.workspace(tenant, workspace)), 0
+        while True:
+            left = await self._kv.range(
+                keys.snapshot(tenant, workspace, ""), limit=DELETES_PER_TRANSACTION, keys_only=True
+            )
+            if not left.entries:
+                return count
+            if not (await self._kv.txn([guard], [Delete(entry.key) for entry in left.entries])).succeeded:
+                return None
+            count += len(left.entries)
 
     async def snapshots_of(self, tenant: str, workspace: str) -> list[Versioned[SnapshotRecord]]:
         """All snapshots of the workspace, oldest first."""

@@ -120,20 +120,27 @@ class Store:
         return _settle(task, after, there, None, token, lambda _: refusal)
 
     async def _replace_snapshot(
-        self, task: TaskRecord, after: TaskRecord, new: SnapshotPointer | None, old: SnapshotPointer | None
+        self,
+        task: TaskRecord,
+        after: TaskRecord,
+        new: SnapshotPointer | None,
+        old: SnapshotPointer | None,
+        *,
+        head: bool = False,
     ) -> tuple[list[Guard], list[Write]]:
         """What lists `new` among the snapshots of the task's workspace, and takes the checkpoint `old` off the list.
+        `head`: it becomes the workspace's head.
 
         Nothing for a task without a workspace: its record alone keeps its checkpoint. An unchanged tree is stored as
-        the snapshot that it came from, so what the list already has is neither written again nor, when it is not
-        this task's own, removed. A workspace that the task does not own may be deleted at any time; what would then
-        be left of it in the list nobody could remove, so nothing is added to it.
+        the snapshot that it came from, so what the list already has is neither written again (but for a checkpoint that
+        becomes the head) nor, when it is not this task's own, removed. A workspace that the task does not own may be
+        deleted at any time; what would then be left of it in the list nobody could remove, so nothing is added to it.
         """
         if not task.plan.workspace:
             return [], []
         guards: list[Guard] = []
         writes: list[Write] = []
-        listed = {pointer.id for pointer in (task.base, old) if pointer is not None}
+        listed = {pointer.id for pointer in (task.base, None if head else old) if pointer is not None}
         if new is not None and new.id not in listed:
             there = None
             if not task.plan.writes:
@@ -142,7 +149,7 @@ class Store:
                 if there is not None:
                     guards.append(CreateIs(key, there.create_revision))
             if task.plan.writes or there is not None:
-                record = SnapshotRecord(pointer=new, created=after.updated, task=task.task, uid=task.uid)
+                record = SnapshotRecord(pointer=new, created=after.updated, task=task.task, uid=task.uid, head=head)
                 writes.append(Put(snapshot_key(task, new), encode(record)))
         kept = {pointer.id for pointer in (task.base, new) if pointer is not None}
         if old is not None and old.id not in kept:

@@ -23,7 +23,8 @@ from cloudclaw.coordination.records import (
     decode,
     encode,
 )
-from cloudclaw.coordination.transactions.store import Found, Store, found, tenant_deleted, writer_value
+from cloudclaw.coordination.transactions.snapshots import DELETES_PER_TRANSACTION, SnapshotTransactions
+from cloudclaw.coordination.transactions.store import Found, found, tenant_deleted, writer_value
 from cloudclaw.coordination.transactions.types import Versioned
 from cloudclaw.errors import (
     AbortedError,
@@ -34,10 +35,8 @@ from cloudclaw.errors import (
     UnavailableError,
 )
 
-DELETES_PER_TRANSACTION = 100
 
-
-class WorkspaceTransactions(Store):
+class WorkspaceTransactions(SnapshotTransactions):
     """Create, set retention, write by a user's operation, delete."""
 
     async def create_workspace(
@@ -48,7 +47,8 @@ class WorkspaceTransactions(Store):
         snapshot: SnapshotPointer | None = None,
         source: tuple[str, str] | None = None,
     ) -> Versioned[WorkspaceRecord]:
-        """A new workspace, with a snapshot key for its head when forked. `AlreadyExistsError`.
+        """A new workspace, with a snapshot key for its head when forked. `AlreadyExistsError`. What the deletion of an
+        earlier one of that name left in the list of snapshots is removed first.
 
         `source`: the workspace and id of the snapshot that it is forked from, which must still be listed then, so
         that no collection came between: `NotFoundError(reason="NO_SNAPSHOT")`.
@@ -64,6 +64,7 @@ class WorkspaceTransactions(Store):
             read.append(origin)
         if snapshot is not None:
             writes.append(_snapshot_put(tenant, record, snapshot))
+        await self.delete_orphans(tenant, record.name)
         try:
             result = await self._kv.txn(guards, writes, read_on_failure=read)
         except UnavailableError:
@@ -203,16 +204,18 @@ class WorkspaceTransactions(Store):
 
     async def delete_workspace(self, tenant: str, workspace: Versioned[WorkspaceRecord]) -> None:
         """Remove the workspace and its snapshot keys. Guards: workspace unchanged (`AbortedError`); writer absent
-        (`PreconditionError(reason="WRITER_BUSY")`). Over 100 snapshots: the workspace first, then the rest."""
+        (`PreconditionError(reason="WRITER_BUSY")`).
+
+        The workspace goes first, with as many snapshots as fit into its transaction; then what is left of them, tasks'
+        checkpoints that came just before it among them. What a crash leaves of these goes by `delete_orphans`.
+        """
         name = workspace.record.name
         key, writer = keys.workspace(tenant, name), keys.writer(tenant, name)
-        held = await self._kv.range(keys.snapshot(tenant, name, ""), keys_only=True)
-        snapshots = [entry.key for entry in held.entries]
-        first, rest = snapshots[: DELETES_PER_TRANSACTION - 1], snapshots[DELETES_PER_TRANSACTION - 1 :]
+        first = await self._kv.range(keys.snapshot(tenant, name, ""), limit=DELETES_PER_TRANSACTION - 1, keys_only=True)
         try:
             result = await self._kv.txn(
                 [ModIs(key, workspace.mod_revision), Absent(writer)],
-                [Delete(key), *map(Delete, first)],
+                [Delete(key), *(Delete(entry.key) for entry in first.entries)],
                 read_on_failure=[key, writer],
             )
         except UnavailableError:
@@ -225,9 +228,7 @@ class WorkspaceTransactions(Store):
                     busy = _busy(name, there[writer])
                     raise PreconditionError(busy.message, subject=name, reason="WRITER_BUSY")
                 raise _changed(name)
-        for begin in range(0, len(rest), DELETES_PER_TRANSACTION):
-            # Guarded, so that a workspace made anew under this name keeps what it has.
-            await self._kv.txn([Absent(key)], [Delete(key) for key in rest[begin : begin + DELETES_PER_TRANSACTION]])
+        await self.delete_orphans(tenant, name)
 
 
 def _version(entry: Entry) -> Versioned[WorkspaceRecord]:
@@ -235,7 +236,7 @@ def _version(entry: Entry) -> Versioned[WorkspaceRecord]:
 
 
 def _snapshot_put(tenant: str, workspace: WorkspaceRecord, snapshot: SnapshotPointer) -> Put:
-    record = SnapshotRecord(pointer=snapshot, created=workspace.updated)
+    record = SnapshotRecord(pointer=snapshot, created=workspace.updated, head=True)
     return Put(keys.snapshot(tenant, workspace.name, snapshot.id), encode(record))
 
 
