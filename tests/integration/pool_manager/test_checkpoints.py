@@ -39,6 +39,7 @@ async def test_a_checkpoint_on_demand_is_recorded_and_the_task_runs_on(cluster: 
     task = await cluster.submit(WORK % 40)
     await cluster.log(task, until=b"step-3\n")
     first = await checkpoint(cluster, task)
+    await cluster.log(task, until=b"step-9\n")
     second = await checkpoint(cluster, task)
     assert first.checkpoint.snapshot_id != second.checkpoint.snapshot_id
     assert 0 < first.frozen.nanos < 1_000_000_000
