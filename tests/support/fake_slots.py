@@ -34,6 +34,7 @@ class FakeSupervisor:
         starts: uids handed to it, in order; a repeated start of the same uid does not count.
         frames: the spool.
         fenced: frozen by its deadline, so that nothing but `thaw` lets it go on.
+        freezing: a pause was asked for, and does not stand still yet.
         restless: its processes do not stand still for a pause.
         mapped: inodes that the task has mapped.
         pauses: (boot time of the freeze, of the resume or None while paused), in order.
@@ -61,6 +62,7 @@ class FakeSupervisor:
     starts: list[str] = field(default_factory=list)
     stops: list[KillReason] = field(default_factory=list)
     thaws: int = 0
+    freezing: bool = False
     restless: bool = False
     mapped: Collection[int] = ()
     pauses: list[tuple[float, float | None]] = field(default_factory=list)
@@ -104,6 +106,13 @@ class FakeSupervisor:
             self.tell()
         elif self.phase is SlotPhase.FROZEN and self.fenced and now >= max(self.deadline, self.spoken) + ORPHAN_TTL:
             self.finish(137, signal=9, killed=KillReason.ORPHANED)
+
+    def stand_still(self) -> None:
+        """What `freezing` began is done, if nobody took it back."""
+        if self.freezing and self.phase is SlotPhase.RUNNING:
+            self.phase = SlotPhase.FROZEN
+            self.pauses.append((self.clock.boottime(), None))
+            self.tell()
 
     def tell(self) -> None:
         self.version += 1
@@ -188,6 +197,7 @@ class FakeSlot:
 
     async def resume(self, uid: str, deadline: float) -> bool:
         there = await self._call("resume", uid)
+        there.freezing = False
         there.look()
         if there.phase is not SlotPhase.FROZEN:
             return there.phase is SlotPhase.RUNNING
@@ -205,6 +215,7 @@ class FakeSlot:
         there = await self._call("thaw", uid)
         there.deadline = deadline
         there.thaws += 1
+        there.freezing = False
         there.fenced = False
         if there.phase is SlotPhase.FROZEN:
             there.phase = SlotPhase.RUNNING

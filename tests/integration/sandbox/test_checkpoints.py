@@ -182,7 +182,7 @@ async def test_what_is_written_through_a_mapping_that_was_protected_at_the_freez
     @contextlib.asynccontextmanager
     async def written_just_before() -> AsyncIterator[Collection[int]]:
         await attempt.told(1)
-        while time.time_ns() < path.stat().st_ctime_ns + 2 * SLACK_NS:
+        while time.time_ns() < path.stat().st_ctime_ns + 2 * SLACK_NS:  # noqa: ASYNC110
             await asyncio.sleep(SLACK_NS / 1e9)  # before that, the engine trusts no file's times anyway
         async with attempt.still.pause(keep=False) as mapped:
             yield mapped

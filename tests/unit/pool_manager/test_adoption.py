@@ -124,6 +124,23 @@ async def test_an_attempt_whose_slot_is_gone_is_reported_as_such(rig: Rig) -> No
     outcome = rig.report_of(task)
     assert (outcome.reason, outcome.retryable) == (task_pb2.END_REASON_SLOT_FAILED, True)
     await rig.until(lambda: len(rig.host.alive) == 2)
+    assert rig.workspaces.trees == {}, "its files lie there until the next start"
+    assert rig.state.started == {}
+
+
+async def test_an_attempt_whose_slot_is_gone_is_reported_again_after_another_crash(rig: Rig) -> None:
+    task, sandbox = await rig.running()
+    await rig.crash()
+    sandbox.die()
+    rig.leader.decides = False
+    await rig.start()
+    await rig.until(lambda: bool(rig.leader.reports))
+    await rig.crash()
+    rig.leader.reports.clear()
+    rig.leader.decides = True
+    await rig.start()
+    await rig.gone(task)
+    assert rig.report_of(task).reason == task_pb2.END_REASON_SLOT_FAILED
 
 
 async def test_an_attempt_that_was_given_away_meanwhile_is_killed(rig: Rig) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from google.protobuf.duration_pb2 import Duration
 
@@ -10,7 +12,7 @@ from cloudclaw.v1 import task_pb2
 from cloudclaw_pool_manager.domain.attempt import KillReason
 from cloudclaw_pool_manager.ports.backend import SlotPhase
 from tests.unit.pool_manager.pausing import ask, back, cut_off, freezes, held, hold, outcomes, pauses
-from tests.unit.pool_manager.rig import TENANT, Rig
+from tests.unit.pool_manager.rig import TENANT, Rig, settle
 
 EXCLUSIVE = task_pb2.WorkspaceSelection(name="ws", mode=task_pb2.WORKSPACE_MODE_EXCLUSIVE)
 EVERY_5_S = Duration(seconds=5)
@@ -211,6 +213,49 @@ async def test_a_manager_killed_in_a_pause_and_long_away_leaves_it_frozen_and_no
     await rig.start()
     assert sandbox.stops == [KillReason.FENCED]
     assert sandbox.thaws == 0
+
+
+@pytest.mark.parametrize("late", [False, True])
+async def test_a_manager_killed_while_it_freezes_leaves_an_attempt_that_runs_on(rig: Rig, late: bool) -> None:
+    """Its processes stand still after the next manager has come: before that one asks them to go on, or after."""
+    task, sandbox = await rig.running()
+    sandbox.gates["freeze"] = asyncio.Event()
+    ask(rig, task, 1)
+    await settle()
+    await rig.crash()
+    sandbox.freezing = True
+    asked = sandbox.gates["resume"] = asyncio.Event()
+    await rig.start()
+    if not late:
+        sandbox.stand_still()
+        await settle()
+        assert sandbox.phase is SlotPhase.FROZEN
+    asked.set()
+    await settle()
+    sandbox.stand_still()
+    await rig.until(lambda: sandbox.phase is SlotPhase.RUNNING, within=3)
+    assert sandbox.phase is SlotPhase.RUNNING
+    sandbox.gates.clear()
+    ask(rig, task, 1)
+    await rig.until(lambda: bool(rig.leader.checkpoints))
+    await rig.pass_time(1)
+    assert sandbox.phase is SlotPhase.RUNNING
+    sandbox.finish(0)
+    await rig.gone(task)
+
+
+async def test_a_freeze_by_an_earlier_manager_that_is_done_late_waits_for_the_token(rig: Rig) -> None:
+    """Also where the supervisor is of a release that knows no `resume`, or its answer was lost."""
+    task, sandbox = await rig.running()
+    await rig.crash()
+    await rig.start()
+    await rig.pass_time(2)
+    sandbox.freezing = True
+    sandbox.stand_still()
+    await rig.until(lambda: sandbox.thaws == 1, within=2)
+    assert sandbox.phase is SlotPhase.RUNNING
+    sandbox.finish(0)
+    await rig.gone(task)
 
 
 async def test_a_manager_that_stops_in_a_pause_lets_go_first(rig: Rig) -> None:

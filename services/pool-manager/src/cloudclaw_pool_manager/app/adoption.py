@@ -56,7 +56,8 @@ async def adopt(
     table: AttemptTable,
     state: NodeState,
 ) -> set[str]:
-    """Resume the `live` attempts, kill and clean everything else; answers the uids that were resumed.
+    """Resume the `live` attempts, kill and clean everything else; answers the uids that were resumed, whose trees
+    alone are still wanted.
 
     An attempt whose slot is gone is reported as SLOT_FAILED. One that was remembered but never handed to its slot is
     forgotten: the leader assigns it again. Returns when nothing runs that should not.
@@ -64,6 +65,7 @@ async def adopt(
     remembered = {started.uid: started for started in await state.attempts()}
     wanted = {end.uid: token for token, end in live}
     resumed: set[str] = set()
+    lost: set[str] = set()
     async with asyncio.TaskGroup() as group:
         for there in found:
             attempt = there.status.attempt
@@ -98,8 +100,8 @@ async def adopt(
             or Assignment(AttemptId(token.tenant, token.task, end.number, end.uid, token.revision))
         )
         table.start(runner, runner.report_lost("its slot was gone when the pool-manager came back"))
-        resumed.add(end.uid)
-    for uid in remembered.keys() - resumed:
+        lost.add(end.uid)
+    for uid in remembered.keys() - resumed - lost:
         await state.forget_attempt(uid)
     return resumed
 

@@ -66,17 +66,16 @@ class AttemptRunner:
         self.processes_gone.set()
         self._around = around
         self._template = around.templates.get(assignment.pool)
-        self._arrived = around.clock.boottime()
-        self._prepared = 0.0
+        self._arrived, self._prepared = around.clock.boottime(), 0.0
         self._berth = Berth(self._template)
         self._log: ShippedLog | None = None
-        self._timers: RunTimers | None = None
+        self._timers = RunTimers(0.0, 0.0, 0.0)
         self._wake = asyncio.Event()
         self._fenced, self._fence_reason = False, ""
         self._cancel = assignment.cancel_requested
         self._stop = KillReason.NONE
         self._exit: Exit | None = None
-        self._unwanted = False
+        self._given = self._unwanted = self._paused = False
         self.patience = Patience(
             around.clock, around.store_patience, self._pressed, self._wake, around.metrics.store_retries
         )
@@ -125,13 +124,14 @@ class AttemptRunner:
 
     def tick(self, now: float) -> None:
         """Look at the clock (boot time): run and silence timeouts."""
-        if self._timers is not None and self.phase is Phase.RUNNING and (due := self._timers.due(now)):
+        if self.phase is Phase.RUNNING and (due := self._timers.due(now)):
             self._end(due)
+        if self._paused and self.checkpoints.moving.is_set() and self.may_go_on:
+            self._froze()  # a checkpoint could not let go of it
         self.checkpoints.tick()
 
     def hand_over(self, wanted: bool) -> None:
-        """Its node is drained: it is to go on elsewhere from a checkpoint, or not after all. What has not started yet
-        is given back."""
+        """Its node is drained: it goes on elsewhere, from a checkpoint or its begin (given back), or not after all."""
         self._unwanted = wanted
         self._wake.set()
         self.checkpoints.hand_over(wanted)
@@ -150,20 +150,16 @@ class AttemptRunner:
             return
         if self._log is not None and status.phase is not SlotPhase.EXITED:
             self._log.grown(status.log_end)
-        if self._timers is not None:
-            self._timers.output(status.last_output)
+        self._timers.output(status.last_output)
+        self._paused = status.paused
         if status.exit is not None:
             self._exited(status.exit)
-        elif status.paused:
-            return  # by a checkpoint of ours
-        elif status.phase is SlotPhase.FROZEN and self.phase in (Phase.PREPARING, Phase.RUNNING):
-            if self._timers is not None:
-                self._timers.freeze(self._around.clock.boottime())
-            self._around.metrics.freezes.labels(self.assignment.pool).inc()
-            self._enter(Phase.FROZEN)
+        elif status.paused and not self.checkpoints.moving.is_set():
+            return  # by a checkpoint of ours, and not of an earlier manager's: of that nobody is left to let go
+        elif status.phase is SlotPhase.FROZEN:
+            self._froze()
         elif status.phase is SlotPhase.RUNNING and self.phase in (Phase.PREPARING, Phase.FROZEN):
-            if self._timers is not None:
-                self._timers.thaw(self._around.clock.boottime())
+            self._timers.thaw(self._around.clock.boottime())
             self._enter(Phase.RUNNING)
 
     def on_slot_failed(self, message: str) -> None:
@@ -179,13 +175,12 @@ class AttemptRunner:
         that nothing is missed of what the slot reports from here on."""
         slot = self._berth.adopt(entry)
         self._prepared = started.prepared
-        self._timers = runner.timers_of(self.assignment, started.boottime)
+        self._given, self._timers = True, runner.timers_of(self.assignment, started.boottime)
         self._log = self._around.shipper.open(self.attempt, slot, log_start)
         if status.phase is not SlotPhase.EXITED:
             self.processes_gone.clear()
         self.phase = Phase.RUNNING
-        # Paused by a checkpoint of the earlier manager: nobody is left to resume it, so it is thawed like any other.
-        self.on_status(replace(status, paused=False))
+        self.on_status(status)
 
     async def resume(self) -> None:
         """What `take_over` took over."""
@@ -259,7 +254,7 @@ class AttemptRunner:
         await around.state.remember_attempt(runner.note_of(assignment, self._berth.name, slot.pid, self._prepared, now))
         if self._halted():
             return self._canceled()
-        self._timers = runner.timers_of(assignment, now)
+        self._given, self._timers = True, runner.timers_of(assignment, now)
         self._log = around.shipper.open(self.attempt, slot)
         self.processes_gone.clear()
         try:
@@ -268,7 +263,7 @@ class AttemptRunner:
         except InvalidArgumentError as error:  # refused before anything was done
             self.processes_gone.set()
             around.shipper.close(self._log)
-            self._timers = self._log = None
+            self._given, self._log = False, None
             return self._failed(EndReason.START_FAILED, error.message)
         started = around.clock.boottime()
         around.metrics.sandbox_seconds.labels(assignment.pool).observe(started - now)
@@ -278,12 +273,13 @@ class AttemptRunner:
         return await self._attend()
 
     async def _adopted(self) -> Outcome:
+        if self.phase is Phase.RUNNING and self._exit is None:  # it may be about to stand still, for nobody any more
+            await self._berth.slot.resume(self.attempt.uid, self._around.deadline())
         await self.files.reopen()
         return await self._attend()
 
     async def _attend(self) -> Outcome:
         """While the program runs: until it has ended, whoever ended it."""
-        assert self._timers is not None
         if self._cancel:
             self.cancel()
         checkpoints = asyncio.ensure_future(self.checkpoints.run(self._berth.slot, self._timers))
@@ -351,12 +347,9 @@ class AttemptRunner:
     async def _clean_up(self, committed: SnapshotPointer | None) -> None:
         if self._log is not None:
             self._around.shipper.close(self._log)
-        await self._berth.leave(self.attempt.uid, started=self._timers is not None)
+        await self._berth.leave(self.attempt.uid, started=self._given)
         await self.files.release(committed)
-        try:
-            await self._around.state.forget_attempt(self.attempt.uid)
-        except OSError as error:
-            _log.error("a note was left behind", error=str(error))
+        await runner.forget(self._around.state, self.attempt.uid)
 
     # -- small parts --
 
@@ -369,6 +362,13 @@ class AttemptRunner:
         if self._stop is KillReason.NONE and self.phase in (Phase.RUNNING, Phase.FROZEN):
             self._stop = why
         self._wake.set()
+
+    def _froze(self) -> None:
+        """It stands still for no checkpoint of ours: whoever reads its token may thaw it."""
+        if self.phase in (Phase.PREPARING, Phase.RUNNING):
+            self._timers.freeze(self._around.clock.boottime())
+            self._around.metrics.freezes.labels(self.assignment.pool).inc()
+            self._enter(Phase.FROZEN)
 
     def _exited(self, exit: Exit) -> None:
         if self._exit is None:

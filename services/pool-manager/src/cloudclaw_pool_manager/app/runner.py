@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+import structlog
+
 from cloudclaw.clock import Clock
 from cloudclaw.coordination.records import AttemptState, EndReason
 from cloudclaw.errors import InvalidArgumentError
@@ -21,6 +23,8 @@ from cloudclaw_pool_manager.domain.outcome import Outcome
 from cloudclaw_pool_manager.domain.timers import RunTimers
 from cloudclaw_pool_manager.ports.runtime import RunRequest, RuntimeAdapter
 from cloudclaw_pool_manager.ports.state import NodeState, Started
+
+_log = structlog.get_logger()
 
 _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _OWN: Final = "CLAW_"
@@ -168,6 +172,14 @@ def note_of(assignment: Assignment, slot: str, pid: int, prepared: float, now: f
         prepared=prepared,
         boottime=now,
     )
+
+
+async def forget(state: NodeState, uid: str) -> None:
+    """Drop the note of an attempt that is over."""
+    try:
+        await state.forget_attempt(uid)
+    except OSError as error:
+        _log.error("a note was left behind", error=str(error))
 
 
 def timers_of(assignment: Assignment, started: float) -> RunTimers:
