@@ -13,6 +13,7 @@ from cloudclaw_pool_manager.app.operations import Operations
 from cloudclaw_pool_manager.domain.attempt import KillReason
 from cloudclaw_pool_manager.ports.backend import SlotPhase
 from cloudclaw_pool_manager.ports.state import Drain
+from tests.unit.pool_manager.pausing import held, hold, outcomes, pauses
 from tests.unit.pool_manager.rig import TENANT, Rig, settle
 
 COMMITTED = pb.ReportVerdict.VERDICT_COMMITTED
@@ -101,6 +102,78 @@ async def test_an_undrain_before_the_verdict_leaves_the_attempt_here(rig: Rig) -
     sandbox.finish(0)
     await rig.gone(task)
     assert rig.report_of(task).state == task_pb2.ATTEMPT_STATE_SUCCEEDED
+
+
+async def test_without_a_leader_it_stands_still_until_there_is_one(rig: Rig) -> None:
+    rig.leader.decides_checkpoints = False
+    task, sandbox = await rig.running()
+    await hand_over(rig)
+    await rig.until(lambda: bool(rig.leader.checkpoints))
+    rig.leader.up = False
+    rig.leader.cut()
+    await rig.pass_time(60)
+    assert (sandbox.phase, sandbox.fenced, sandbox.stops) == (SlotPhase.FROZEN, False, [])
+    rig.leader.up = rig.leader.decides_checkpoints = True
+    await rig.gone(task)
+    assert rig.report_of(task).reason == task_pb2.END_REASON_DRAINED
+    assert len({report.snapshot.snapshot_id for report in rig.leader.checkpoints}) == 1
+    assert len(sandbox.pauses) == 1
+
+
+async def test_without_a_leader_an_undrain_lets_it_run_on_at_once_and_a_drain_begins_anew(rig: Rig) -> None:
+    rig.leader.decides_checkpoints = False
+    task, sandbox = await rig.running()
+    await hand_over(rig)
+    await rig.until(lambda: bool(rig.leader.checkpoints))
+    rig.leader.up = False
+    rig.leader.cut()
+    await rig.pass_time(10)
+    await Operations(rig.manager).undrain()
+    await settle()
+    assert sandbox.phase is SlotPhase.RUNNING, "it waits for a leader though nobody wants it to end"
+    await hand_over(rig)
+    rig.leader.up = True
+    await rig.until(lambda: len({report.snapshot.snapshot_id for report in rig.leader.checkpoints}) == 2)
+    first, last = rig.leader.checkpoints[0], rig.leader.checkpoints[-1]
+    rig.leader.decide_checkpoint(first, COMMITTED)
+    await rig.pass_time(1)
+    assert sandbox.stops == [], "it ended at a checkpoint after which it had run"
+    rig.leader.decide_checkpoint(last, COMMITTED)
+    await rig.gone(task)
+    assert sandbox.stops == [KillReason.DRAINED]
+    assert [until is None for _, until in sandbox.pauses] == [False, True]
+
+
+@pytest.mark.parametrize("step", ["scan", "upload"])
+async def test_an_undrain_lets_it_run_on_though_the_store_hangs(rig: Rig, step: str) -> None:
+    task, sandbox = await rig.running()
+    gate = hold(rig, step)
+    await hand_over(rig)
+    await held(rig, step)
+    assert pauses(sandbox) == 0
+    await Operations(rig.manager).undrain()
+    await settle()
+    assert sandbox.phase is SlotPhase.RUNNING
+    gate.set()
+    await rig.pass_time(5)
+    assert (rig.leader.checkpoints, sandbox.stops, outcomes(rig)) == ([], [], {"abandoned": 1})
+    sandbox.finish(0)
+    await rig.gone(task)
+    assert rig.report_of(task).state == task_pb2.ATTEMPT_STATE_SUCCEEDED
+
+
+async def test_who_asked_for_a_checkpoint_gets_one_though_the_hand_over_was_taken_back(rig: Rig) -> None:
+    task, sandbox = await rig.running()
+    gate = hold(rig, "upload")
+    rig.leader.say(take_checkpoint=pb.TakeCheckpoint(tenant=TENANT, task_id=task.task_id, token=task.token, request=1))
+    await hand_over(rig)
+    await held(rig, "upload")
+    await Operations(rig.manager).undrain()
+    gate.set()
+    await rig.until(lambda: bool(rig.leader.checkpoints))
+    assert [(report.request, report.failure) for report in rig.leader.checkpoints] == [(1, "")]
+    await rig.pass_time(1)
+    assert (sandbox.phase, sandbox.stops) == (SlotPhase.RUNNING, [])
 
 
 async def test_a_leader_that_repeats_the_drain_takes_no_hand_over_back(rig: Rig) -> None:

@@ -99,7 +99,7 @@ async def adopt(
             (_assignment(started) if started else None)
             or Assignment(AttemptId(token.tenant, token.task, end.number, end.uid, token.revision))
         )
-        table.start(runner, runner.report_lost("its slot was gone when the pool-manager came back"))
+        table.start(runner, runner.report_lost("it was gone when the pool-manager came back"))
         lost.add(end.uid)
     for uid in remembered.keys() - resumed - lost:
         await state.forget_attempt(uid)

@@ -124,10 +124,13 @@ class AttemptRunner:
 
     def tick(self, now: float) -> None:
         """Look at the clock (boot time): run and silence timeouts."""
+        if self.checkpoints.moving.is_set() and self.phase is Phase.RUNNING:  # whatever became of a checkpoint
+            if not self._paused:
+                self._timers.thaw(now)
+            elif self.may_go_on:
+                self._froze()
         if self.phase is Phase.RUNNING and (due := self._timers.due(now)):
             self._end(due)
-        if self._paused and self.checkpoints.moving.is_set() and self.may_go_on:
-            self._froze()  # a checkpoint could not let go of it
         self.checkpoints.tick()
 
     def hand_over(self, wanted: bool) -> None:
@@ -188,11 +191,7 @@ class AttemptRunner:
 
     async def report_lost(self, message: str) -> None:
         """An attempt that an earlier manager had, and whose slot is gone with everything in it."""
-
-        async def lost() -> Outcome:
-            return self._failed(EndReason.SLOT_FAILED, message, retryable=True)
-
-        await self._conclude(lost())
+        await self._conclude(self._slot_broke(message))
 
     # -- steps --
 

@@ -1,7 +1,8 @@
 """Checkpoints of one running attempt: by the clock, on demand, and before a planned drain.
 
 One at a time, from the freeze to the leader's verdict. Whatever goes wrong with one, the attempt runs on: a failure is
-logged, counted, and reported when it answers a request.
+logged, counted, and reported when it answers a request. A hand-over stands still from its freeze to the verdict, also
+while there is no leader; taken back before the verdict it is abandoned, and the attempt runs on.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ class Checkpointer:
         self._due = math.inf
         self._wanted = self._served = 0
         self._hand_over = False
+        self._handing: asyncio.Task[None] | None = None
 
     # -- what others ask for; nothing here blocks --
 
@@ -92,6 +94,8 @@ class Checkpointer:
     def hand_over(self, wanted: bool) -> None:
         """Take one and end the attempt at it; or, when it is not too late, leave the attempt here after all."""
         self._hand_over = wanted
+        if not wanted and self._handing is not None:
+            self._handing.cancel()
         self._wake.set()
 
     def tick(self) -> None:
@@ -129,21 +133,39 @@ class Checkpointer:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
+            request = self._wanted if self._wanted > self._served else 0
             try:
-                await self._one(slot, still)
+                if self._hand_over:
+                    await self._recallable(slot, still, request)
+                else:
+                    await self._one(slot, still, request, handing=False)
             except (SlotFailedError, FencedIncarnationError) as error:
                 _log.warning("a checkpoint was left alone with its slot", error=str(error))
                 self._give_up()
                 if isinstance(error, SlotFailedError):
                     self._runner.sick(slot, str(error))
+            except Exception as error:  # noqa: BLE001 - a fault of ours costs a checkpoint, not the attempt
+                _log.exception("a checkpoint was broken off by a fault")
+                await self._refuse(request, f"a fault of the pool-manager: {error!r}")
             if self._interval:
                 self._due = self._ran() + self._interval
 
     # -- one checkpoint --
 
-    async def _one(self, slot: Slot, still: Standstill) -> None:
-        handing = self._hand_over
-        request = self._wanted if self._wanted > self._served else 0
+    async def _recallable(self, slot: Slot, still: Standstill, request: int) -> None:
+        """One to hand over at; abandoned when the hand-over is taken back."""
+        self._handing = asyncio.ensure_future(self._one(slot, still, request, handing=True))
+        try:
+            await self._handing  # a cancellation of ours goes on to it, and is over when it is
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            _log.info("the hand-over was taken back; the attempt runs on here")
+        finally:
+            self._handing = None
+
+    async def _one(self, slot: Slot, still: Standstill, request: int, *, handing: bool) -> None:
         outcome, stays = "abandoned", False
         try:
             checkpoint = await self._taken(slot, still, request, keep=handing)
@@ -155,12 +177,9 @@ class Checkpointer:
                     _log.warning("the attempt is not handed over and runs on here", error=checkpoint.failure)
                 if not request:
                     return
-            make = functools.partial(messages.checkpoint_report, self._attempt, checkpoint)
-            if await self.delivery.run(make) is not Verdict.COMMITTED:
+            if not await self._delivered(checkpoint):
                 outcome = "fenced"
-                self._runner.fence("the leader says so of its checkpoint")
                 return
-            self._served = max(self._served, request)
             if checkpoint.snapshot is not None:
                 outcome = "committed"
                 stays = handing and self._hand_over and self._runner.handed_over()
@@ -200,6 +219,26 @@ class Checkpointer:
             stored_bytes=stored.stored_bytes,
         )
         return Checkpoint(stored.pointer, request, still.seconds)
+
+    async def _delivered(self, checkpoint: Checkpoint) -> bool:
+        """Reported, and the leader has recorded it; False: fenced instead."""
+        make = functools.partial(messages.checkpoint_report, self._attempt, checkpoint)
+        if await self.delivery.run(make) is not Verdict.COMMITTED:
+            self._runner.fence("the leader says so of its checkpoint")
+            return False
+        self._served = max(self._served, checkpoint.request)
+        return True
+
+    async def _refuse(self, request: int, failure: str) -> None:
+        """Answer who asked, and hand nothing over until asked again."""
+        self.last_failure, self._hand_over = failure, False
+        if request <= self._served:
+            return
+        try:
+            await self._delivered(Checkpoint(None, request, failure=failure))
+        except Exception:  # noqa: BLE001 - then who asked learns it from the attempt's end
+            _log.exception("the failure of a checkpoint cannot be reported")
+            self._give_up()
 
     def _give_up(self) -> None:
         """What was asked for cannot be had here: do not try it for ever."""
