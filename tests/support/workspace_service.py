@@ -29,6 +29,7 @@ from cloudclaw.snapshots.port import Tree, TreeLimits
 from cloudclaw.snapshots.threads import TreeThreads
 from cloudclaw.v1 import task_pb2, workspace_pb2_grpc
 from cloudclaw.v1 import workspace_pb2 as pb
+from cloudclaw_workspace.adapters.archive import BundleArchive
 from cloudclaw_workspace.adapters.census import CoordinationCensus
 from cloudclaw_workspace.adapters.garbage_metrics import GarbageMetrics
 from cloudclaw_workspace.adapters.packlists import StoredPackLists
@@ -221,7 +222,7 @@ def rounds_over(
         census,
         objects,
         Thinner(census, clock, retention),
-        Collector(census, objects, StoredPackLists(objects), clock, grace=grace),
+        Collector(census, objects, StoredPackLists(objects), BundleArchive(objects), clock, grace=grace),
         clock,
         metrics or GarbageMetrics(clock, CollectorRegistry()),
         uploads=objects if isinstance(objects, StaleUploads) else None,

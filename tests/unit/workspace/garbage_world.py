@@ -24,6 +24,7 @@ from cloudclaw.coordination.records import (
 )
 from cloudclaw.coordination.transactions import Token, Transactions, Versioned
 from cloudclaw.errors import NotFoundError
+from cloudclaw.history.bundles import ArchivedTask, BundleName, encode_bundle, name_for
 from cloudclaw.objects.memory import MemoryObjects
 from cloudclaw.objects.port import ObjectInfo
 from cloudclaw.snapshots import manifest as manifests
@@ -296,6 +297,25 @@ class World:
         )
         move = snapshot is not None and task.record.plan.writes
         return await self.tx.finish(token, task, after, snapshot=snapshot, move_head=move)
+
+    async def fail(self, token: Token, task: Versioned[TaskRecord]) -> Versioned[TaskRecord]:
+        """The attempt's failure, with which the task ends."""
+        after = life.reported(
+            task.record,
+            self.clock.wall(),
+            AttemptState.FAILED,
+            EndReason.NONZERO_EXIT,
+            op_id=self.name("op"),
+            exit_code=1,
+        )
+        return await self.tx.finish(token, task, after)
+
+    async def bundle(self, *tasks: Versioned[TaskRecord]) -> BundleName:
+        """Store a bundle of ended tasks, which stay in the key-value store for now."""
+        rows = [ArchivedTask(task, b"spec") for task in tasks]
+        name = name_for(rows, self.name("bundle"))
+        await self.objects.put(str(name), encode_bundle(rows))
+        return name
 
     # -- what must hold --
 

@@ -26,6 +26,7 @@ from cloudclaw.rpc.server import RpcServer
 from cloudclaw.snapshots.engine import SnapshotEngine
 from cloudclaw.snapshots.threads import TreeThreads
 from cloudclaw.v1.workspace_pb2_grpc import add_WorkspaceServiceServicer_to_server
+from cloudclaw_workspace.adapters.archive import BundleArchive
 from cloudclaw_workspace.adapters.census import CoordinationCensus
 from cloudclaw_workspace.adapters.garbage_metrics import GarbageMetrics
 from cloudclaw_workspace.adapters.metered import MeteredManager, Metrics
@@ -36,6 +37,7 @@ from cloudclaw_workspace.app.artifacts import Artifacts
 from cloudclaw_workspace.app.browsing import Browser
 from cloudclaw_workspace.app.collecting import Collector
 from cloudclaw_workspace.app.rounds import Rounds
+from cloudclaw_workspace.app.shelves import Shelves
 from cloudclaw_workspace.app.tenants import Undertaker
 from cloudclaw_workspace.app.thinning import Thinner
 from cloudclaw_workspace.app.workspaces import Workspaces
@@ -85,13 +87,17 @@ async def serve(settings: WorkspaceSettings, stop: asyncio.Event) -> None:
             census,
             objects,
             Thinner(census, clock, settings.retention.retention()),
-            Collector(census, objects, StoredPackLists(objects), clock, grace=settings.gc.grace),
+            Collector(
+                census, objects, StoredPackLists(objects), BundleArchive(objects), clock, grace=settings.gc.grace
+            ),
             clock,
             GarbageMetrics(clock),
             uploads=objects if isinstance(objects, StaleUploads) else None,
             interval=settings.gc.interval,
             grace=settings.gc.grace,
         )
+        # Trees of deleted tenants go from every replica's host.
+        shelves = Shelves(census, manager, clock, interval=settings.gc.interval)
         servicer = WorkspaceServicer(
             Workspaces(registry),
             Browser(registry, manager),
@@ -116,7 +122,11 @@ async def serve(settings: WorkspaceSettings, stop: asyncio.Event) -> None:
         # One replica of all collects garbage.
         election = Election(kv, clock, "workspace", address, settings.gc.election_ttl)
         async with asyncio.TaskGroup() as group:
-            running = [group.create_task(health.run()), group.create_task(election.run(lambda _: rounds.run()))]
+            running = [
+                group.create_task(health.run()),
+                group.create_task(shelves.run()),
+                group.create_task(election.run(lambda _: rounds.run())),
+            ]
             await stop.wait()
             for task in running:
                 task.cancel()

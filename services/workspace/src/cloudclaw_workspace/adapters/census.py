@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from typing import Final
 
@@ -15,13 +15,14 @@ from cloudclaw.coordination.records import (
     SnapshotRecord,
     TaskRecord,
     TaskState,
+    TombstoneRecord,
     WorkspaceRecord,
     WriterRecord,
     decode,
 )
 from cloudclaw.coordination.transactions import Transactions, Versioned
 from cloudclaw.errors import UnavailableError
-from cloudclaw_workspace.domain.garbage import TaskOutputs
+from cloudclaw_workspace.domain.outputs import Outputs
 from cloudclaw_workspace.ports.census import TaskSurvey
 
 _PAGE: Final = 500
@@ -49,34 +50,32 @@ class CoordinationCensus:
         found = await self._transactions.roots(tenant)
         return found.pointers, found.live
 
-    async def survey(self, tenant: str, wanted: Callable[[str], bool]) -> TaskSurvey:
+    async def survey(self, tenant: str, *, outputs: bool = False) -> TaskSurvey:
         for _ in range(_TRIES):
             try:
-                return await self._survey(tenant, wanted)
+                return await self._survey(tenant, outputs)
             except CompactedError:
                 continue  # its revision is gone: begin anew
         raise UnavailableError(f"etcd is compacted faster than the tasks of {tenant!r} can be read")
 
-    async def _survey(self, tenant: str, wanted: Callable[[str], bool]) -> TaskSurvey:
+    async def _survey(self, tenant: str, wanted: bool) -> TaskSurvey:
         pinned: set[str] = set()
         uids: set[str] = set()
-        outputs: dict[str, TaskOutputs] = {}
+        outputs = Outputs()
         unfinished = ""
         async with aclosing(self._tasks(tenant)) as entries:
             async for entry in entries:
-                name = keys.parts(entry.key)[-1]
                 ended = decode(entry.value, _State).state.ended
-                if ended and not wanted(name):
+                if ended and not wanted:
                     continue
                 task = decode(entry.value, TaskRecord)
-                own = frozenset(attempt.uid for attempt in task.attempts)
                 if not ended:
-                    unfinished = name
+                    unfinished = task.task
                     pinned.update(pointer.id for pointer in (task.base, task.checkpoint) if pointer is not None)
                     pinned.update(attempt.base for attempt in task.attempts if attempt.base)
-                    uids |= own
-                if wanted(name):
-                    outputs[name] = TaskOutputs(ended, own, task.result_object)
+                    uids.update(attempt.uid for attempt in task.attempts)
+                if wanted:
+                    outputs.add(task)
         return TaskSurvey(frozenset(pinned), frozenset(uids), outputs, unfinished)
 
     async def _tasks(self, tenant: str) -> AsyncGenerator[Entry, None]:
@@ -107,6 +106,12 @@ class CoordinationCensus:
     async def delete_snapshots(self, tenant: str, workspace: Versioned[WorkspaceRecord], ids: Sequence[str]) -> None:
         await self._transactions.delete_snapshots(tenant, workspace, ids)
 
+    async def listed_workspaces(self, tenant: str) -> Sequence[str]:
+        return await self._transactions.listed_workspaces(tenant)
+
+    async def delete_orphans(self, tenant: str, workspace: str) -> int | None:
+        return await self._transactions.delete_orphans(tenant, workspace)
+
     async def task(self, tenant: str, task: str) -> TaskRecord | None:
         found = await self._transactions.get_task(tenant, task)
         return None if found is None else found.record
@@ -116,14 +121,20 @@ class CoordinationCensus:
         found = await self._kv.range(prefix)
         return {entry.key[len(prefix) :]: decode(entry.value, WriterRecord).holder for entry in found.entries}
 
-    async def bury(self, tenant: str) -> None:
-        await self._transactions.bury(tenant, self._clock.wall())
+    async def bury(self, tenant: str) -> Versioned[TombstoneRecord]:
+        return await self._transactions.bury(tenant, self._clock.wall())
 
     async def buried(self, tenant: str) -> bool:
         return await self._transactions.buried(tenant)
 
-    async def exhume(self, tenant: str) -> None:
-        await self._transactions.exhume(tenant)
+    async def seal(self, tenant: str, tombstone: Versioned[TombstoneRecord]) -> None:
+        await self._transactions.seal(tenant, tombstone)
 
-    async def delete_keys(self, tenant: str) -> int:
-        return await self._transactions.delete_tenant_keys(tenant)
+    async def sealed(self, tenant: str, tombstone: Versioned[TombstoneRecord]) -> bool:
+        return await self._transactions.sealed(tenant, tombstone)
+
+    async def exhume(self, tenant: str) -> bool:
+        return await self._transactions.exhume(tenant)
+
+    async def delete_keys(self, tenant: str, tombstone: Versioned[TombstoneRecord]) -> int:
+        return await self._transactions.delete_tenant_keys(tenant, tombstone)

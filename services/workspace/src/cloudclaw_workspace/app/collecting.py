@@ -4,7 +4,7 @@ A round of one tenant, in this order:
 
 1. read the candidates: what earlier rounds saw unreferenced, and since when;
 2. list the tenant's objects;
-3. survey its tasks;
+3. survey its tasks, and then read from the history what the archived ones refer to;
 4. read the roots at one revision: heads, snapshots, where tasks began and will go on, and which uids are live;
 5. read which packs the roots' manifests need;
 6. an object of the list that is neither in use nor of a live uid becomes a candidate; one that was a candidate before
@@ -28,14 +28,13 @@ these ways only, and what they share is that an object which was listed (2), and
 - *A fork, a restore, a task that begins from a snapshot.* Each transaction guards that the snapshot's key exists while
   it adds a pointer to the same manifest. What has no pointer at (4) can be the source of none later.
 - *Retention and deletion* only take pointers away.
-- *An attempt's artifacts* are listed after its claim, so at (3) its task's record knows the uid; a task that has no
-  record was archived, and its outputs are left alone. *A result* is decided about once its task has ended, when the
-  record's choice is final. Logs, specs and history are not looked at: which of them belong to archived tasks only the
-  history tells.
-- *A tenant without any key and without history* (it was deleted, or never did anything) has nobody who could refer to
-  its objects: an object's first referrer is recorded in etcd before the object is put, a spec excepted, and these are
-  not looked at; and a task's bundle is written before its record goes, so the history is listed after the keys were
-  looked for.
+- *An attempt's logs, artifacts and results* are stored after its claim, so when they are listed its task has a record
+  that tells of the attempt, in etcd or in the history: a bundle is stored before its tasks leave etcd. So a task of
+  which (3) finds no record in etcd is in a bundle that is listed after that. What neither knows is nobody's: a tenant
+  that was deleted, an attempt that was given back. *Artifacts and results* of an ended task are decided about by its
+  record's choice, which is final; before its end all that its attempts stored stays. Logs stay with the records, for as
+  long as these tell of their attempts. A history that cannot be read, or holds what this release does not know, keeps
+  everything that may be an archived task's. Specs are not looked at: they are put a moment before the submit.
 
 So one look would be enough, and the grace is not what keeps a commit safe: it is for readers who still read a snapshot
 that was just deleted. Two rounds at once do no harm either: each removes only what its own reading proved dead; a
@@ -63,8 +62,10 @@ from cloudclaw.errors import DataLossError, NotFoundError
 from cloudclaw.objects.port import ObjectStore
 from cloudclaw_workspace.domain import names, waiting
 from cloudclaw_workspace.domain.garbage import Facts, Report
+from cloudclaw_workspace.domain.outputs import Outputs
 from cloudclaw_workspace.domain.pages import Pages
 from cloudclaw_workspace.domain.waiting import Candidates, Cursor
+from cloudclaw_workspace.ports.archive import Archive
 from cloudclaw_workspace.ports.census import Census
 from cloudclaw_workspace.ports.manifests import PackLists
 
@@ -83,10 +84,20 @@ class Collector:
         grace: seconds between the first sight of garbage and its removal.
     """
 
-    def __init__(self, census: Census, objects: ObjectStore, packs: PackLists, clock: Clock, *, grace: float) -> None:
+    def __init__(
+        self,
+        census: Census,
+        objects: ObjectStore,
+        packs: PackLists,
+        archive: Archive,
+        clock: Clock,
+        *,
+        grace: float,
+    ) -> None:
         self._census = census
         self._objects = objects
         self._packs = packs
+        self._archive = archive
         self._clock = clock
         self._grace = grace
 
@@ -96,9 +107,8 @@ class Collector:
         Raises `DataLossError` naming a manifest without which nothing can be decided, and `UnavailableError`.
         """
         before = await self._remembered(tenant)
-        unknown = tenant not in await self._census.tenants()
-        listing = await self._list(names.garbage_of_nobody(tenant) if unknown else names.swept(tenant))
-        facts = await self._facts(tenant, listing, unknown=unknown)
+        listing = await self._list(names.swept(tenant))
+        facts = await self._facts(tenant)
         now = self._clock.wall()
         cursor, after = Cursor(before), Candidates()
         for batch in _batches(listing):
@@ -134,24 +144,20 @@ class Collector:
                 listing.append(f"{info.size} {info.name}")
         return listing
 
-    async def _facts(self, tenant: str, listing: Pages, *, unknown: bool) -> Facts:
-        outputs = await asyncio.to_thread(_tasks_of, listing)
-        survey = await self._census.survey(tenant, outputs.__contains__)
+    async def _facts(self, tenant: str) -> Facts:
+        survey = await self._census.survey(tenant, outputs=True)
+        archived = await self._archived(tenant)
         pointers, live = await self._census.roots(tenant)
-        nobodys = (
-            unknown
-            and tenant not in await self._census.tenants()
-            and not pointers
-            and not live
-            and await self._has_no_history(tenant)
-        )
         marked = await self._mark(tenant, pointers)
-        return Facts(marked, survey.uids.union(live), survey.outputs, nobodys)
+        return Facts(marked, survey.uids.union(live), survey.outputs, archived)
 
-    async def _has_no_history(self, tenant: str) -> bool:
-        async for _ in self._objects.list(f"history/{tenant}/"):
-            return False
-        return True
+    async def _archived(self, tenant: str) -> Outputs | None:
+        """What archived tasks refer to; None when that cannot be told, and then nothing that may be theirs goes."""
+        try:
+            return await self._archive.outputs(tenant)
+        except (DataLossError, NotFoundError) as error:
+            _log.error("outputs and logs of nobody stay, the history is damaged", tenant=tenant, error=error.message)
+            return None
 
     async def _mark(self, tenant: str, pointers: Sequence[SnapshotPointer]) -> set[str]:
         """Names of all manifests that the roots point to, and of the packs that these need."""
@@ -227,13 +233,3 @@ def _batches(listing: Pages) -> Iterator[list[str]]:
             batch = []
     if batch:
         yield batch
-
-
-def _tasks_of(listing: Pages) -> set[str]:
-    """Tasks that have outputs in the listing."""
-    found = set()
-    for line in listing:
-        parsed = names.parse(line.partition(" ")[2])
-        if isinstance(parsed, names.Output):
-            found.add(parsed.task)
-    return found

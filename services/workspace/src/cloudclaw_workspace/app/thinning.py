@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import structlog
@@ -28,7 +29,8 @@ class Thinner:
         self._default = default
 
     async def thin(self, tenant: str, *, dry_run: bool) -> int:
-        """Remove what is beyond retention; answers how many snapshots (or would, in a dry run).
+        """Remove what is beyond retention, and what workspaces left that are gone; answers how many snapshots (or
+        would, in a dry run).
 
         Snapshots are listed before it is asked which of them tasks need: a checkpoint that is listed is then needed
         still, or its key is gone with the transaction that superseded it. A task that is claimed later begins from a
@@ -36,30 +38,48 @@ class Thinner:
         workspace that is written meanwhile is only read again, for the guard; one that is always written waits for the
         next round.
         """
-        over: list[tuple[Versioned[WorkspaceRecord], list[str]]] = []
-        for workspace in await self._census.workspaces(tenant):
-            found = await self._surplus(tenant, workspace.record)
-            if found:
-                over.append((workspace, found))
+        workspaces = await self._census.workspaces(tenant)
+        count = await self._orphans(tenant, workspaces, dry_run=dry_run)
+        over: list[tuple[Versioned[WorkspaceRecord], list[Version]]] = []
+        for workspace in workspaces:
+            versions = await self._versions(tenant, workspace.record)
+            if self._surplus(workspace.record, versions, ()):
+                over.append((workspace, versions))
         if not over:
-            return 0
-        pinned = (await self._census.survey(tenant, lambda _: False)).pinned
-        count = 0
-        for workspace, found in over:
-            going = [snapshot for snapshot in found if snapshot not in pinned]
+            return count
+        pinned = (await self._census.survey(tenant)).pinned
+        for workspace, versions in over:
+            going = self._surplus(workspace.record, versions, pinned)
             if going and (dry_run or await self._delete(tenant, workspace, going)):
                 count += len(going)
         return count
 
-    async def _surplus(self, tenant: str, workspace: WorkspaceRecord) -> list[str]:
-        versions = [
-            Version(record.pointer.id, record.created)
+    async def _orphans(self, tenant: str, workspaces: Sequence[Versioned[WorkspaceRecord]], *, dry_run: bool) -> int:
+        """Snapshots of workspaces that are gone. One that is made meanwhile keeps what it has: by a guard, and since
+        its making removed what was left."""
+        present = {workspace.record.name for workspace in workspaces}
+        count = 0
+        for name in await self._census.listed_workspaces(tenant):
+            if name in present:
+                continue
+            if dry_run:
+                count += len(await self._census.snapshots_of(tenant, name))
+            elif (gone := await self._census.delete_orphans(tenant, name)) is not None:
+                _log.info("snapshots of a deleted workspace removed", tenant=tenant, workspace=name, count=gone)
+                count += gone
+        return count
+
+    async def _versions(self, tenant: str, workspace: WorkspaceRecord) -> list[Version]:
+        return [
+            Version(record.pointer.id, record.created, record.head)
             for record in await self._census.snapshots_of(tenant, workspace.name)
         ]
+
+    def _surplus(self, workspace: WorkspaceRecord, versions: Sequence[Version], pinned: Collection[str]) -> list[str]:
         return surplus(
             versions,
             head=workspace.head.id if workspace.head is not None else "",
-            pinned=(),
+            pinned=pinned,
             retention=Retention(workspace.keep_last, workspace.keep_daily).over(self._default),
             now=self._clock.wall(),
         )

@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Callable, Collection, Set
 from dataclasses import dataclass, field
 
 from cloudclaw_workspace.domain import names
-
-
-@dataclass(frozen=True, slots=True)
-class TaskOutputs:
-    """What a task's record says of the objects that its attempts stored.
-
-    Attributes:
-        ended: the task has ended, so that its result will not change.
-        uids: of all its attempts.
-        result: the object that holds its result; empty when it is in the record, or there is none yet.
-    """
-
-    ended: bool
-    uids: frozenset[str]
-    result: str
+from cloudclaw_workspace.domain.outputs import Outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,32 +16,32 @@ class Facts:
     Attributes:
         marked: names of the manifests that roots point to, and of the packs in them.
         live: uids whose objects nobody touches, referred to or not.
-        tasks: of the tasks whose outputs are asked for, those whose record is there.
-        nobodys: the tenant has no key in etcd and no history: nothing of it is referred to.
+        outputs: what the tasks that have a record refer to.
+        archived: what the archived ones refer to; None when that cannot be told.
     """
 
     marked: Set[str]
     live: Collection[str]
-    tasks: Mapping[str, TaskOutputs]
-    nobodys: bool = False
+    outputs: Outputs
+    archived: Outputs | None
 
     def wanted(self, name: str) -> bool:
-        """Whether the object `name` must stay. What cannot be told stays: outputs of a task without a record (it may
-        be archived), and names of a kind that this version does not know."""
-        if self.nobodys:
-            return False
+        """Whether the object `name` must stay. What cannot be told stays: names of a kind that this version does not
+        know; and whatever may be an archived task's, while nothing is known of these."""
         match names.parse(name):
             case names.Stored(uid):
                 return name in self.marked or uid in self.live
-            case names.Output(task, uid, artifact):
-                known = self.tasks.get(task)
-                if known is None:
-                    return True
-                if artifact:
-                    return uid in known.uids
-                return not known.ended or name == known.result
+            case names.Output(task, uid, artifact=True):
+                return uid in self.live or self._any(lambda outputs: outputs.artifact(task, uid))
+            case names.Output(task):
+                return self._any(lambda outputs: outputs.result(task, name))
+            case names.Log(uid):
+                return uid in self.live or self._any(lambda outputs: outputs.log(uid))
             case _:
                 return True
+
+    def _any(self, refer: Callable[[Outputs], bool]) -> bool:
+        return refer(self.outputs) or self.archived is None or refer(self.archived)
 
 
 @dataclass(slots=True)
@@ -63,7 +49,7 @@ class Report:
     """What one round found in one tenant; counts of objects, and their bytes.
 
     Attributes:
-        snapshots: beyond their workspace's retention.
+        snapshots: beyond their workspace's retention, or of a workspace that is gone.
         kept: referred to, in progress, undecidable, or waiting.
         waiting: of those, referred to by nothing, for the end of their grace.
         removed: or what would be, in a dry run.

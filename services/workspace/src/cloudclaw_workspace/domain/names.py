@@ -21,14 +21,16 @@ class Output:
     artifact: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Log:
+    """A segment of one attempt's log."""
+
+    uid: str
+
+
 def swept(tenant: str) -> tuple[str, ...]:
-    """Prefixes of what garbage collection looks at, in the order of their names."""
-    return (f"artifacts/{tenant}/", f"results/{tenant}/", f"tenants/{tenant}/")
-
-
-def garbage_of_nobody(tenant: str) -> tuple[str, ...]:
-    """Prefixes of what is looked at for a tenant without any key, in the order of their names. Not its specs: these are
-    put a moment before the submit."""
+    """Prefixes of what garbage collection looks at, in the order of their names. Not specs: these are put a moment
+    before the submit that refers to them."""
     return tuple(f"{kind}/{tenant}/" for kind in ("artifacts", "logs", "results", "tenants"))
 
 
@@ -48,7 +50,7 @@ def candidates(tenant: str) -> str:
     return f"gc/{tenant}/candidates"
 
 
-def parse(name: str) -> Stored | Output | None:
+def parse(name: str) -> Stored | Output | Log | None:
     """What `name` says; None for a name that this version does not know, whose object is left alone."""
     match name.split("/"):
         case ["tenants", _, "manifests" | "packs", uid, _]:
@@ -57,5 +59,7 @@ def parse(name: str) -> Stored | Output | None:
             return Output(task, uid, artifact=True)
         case ["results", _, task, uid]:
             return Output(task, uid, artifact=False)
+        case ["logs", _, uid, _]:
+            return Log(uid)
         case _:
             return None
