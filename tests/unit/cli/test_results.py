@@ -85,7 +85,7 @@ def test_a_checkpoint_is_taken_and_shown(claw: Claw, services: Services, tasks: 
     ran = claw("checkpoint", tasks[0])
     assert (ran.code, "does not run" in ran.err) == (6, True)
     services.scheduler.tasks[tasks[0]].state = task_pb2.TASK_STATE_RUNNING
-    assert claw("checkpoint", tasks[0]).out == "snap-1: 3 files, 2.0 KiB; stood still for 0.01s\n"
+    assert claw("checkpoint", tasks[0]).out == "snap-1: 3 files, 2.0 KiB; stood still for 12ms\n"
     (said,) = claw("checkpoint", tasks[0], "--output", "json").objects
     assert said["checkpoint"]["snapshot_id"] == "snap-1"
     services.scheduler.tasks[tasks[0]].attempts[0].resumed = True
@@ -134,7 +134,7 @@ def test_artifacts_are_listed_and_fetched_whole(
 
 
 def test_a_node_is_drained_with_a_hand_over(operator: Claw, services: Services) -> None:
-    assert operator("pool", "drain", "node-1", "--hand-over").out == "draining; 1 attempts are handed over\n"
+    assert operator("pool", "drain", "node-1", "--hand-over").out == "draining; 1 attempt to hand over\n"
     assert operator("pool", "drain", "node-1").code == 0
     assert services.pool.history == ["hand over", "drain"]
 

@@ -131,6 +131,7 @@ class Process:
             self._directory / "trees",
             self._clock,
             files_uid=files_uid,
+            limits=settings.limits.tree_limits(),
             cache_bytes=settings.cache_bytes,
         )
         # What operators and Prometheus ask.

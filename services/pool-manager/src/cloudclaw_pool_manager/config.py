@@ -13,6 +13,7 @@ from pydantic_settings import SettingsConfigDict
 from cloudclaw.config import Group, ServerSettings, ServiceSettings
 from cloudclaw.errors import InvalidArgumentError
 from cloudclaw.ids import check_name
+from cloudclaw.snapshots.settings import LimitSettings
 
 
 def _host_name() -> str:
@@ -106,6 +107,10 @@ class PoolManagerSettings(ServiceSettings):
         default=16 << 20,
         ge=0,
         description="bytes of log a second that one attempt may send on average; a louder one is slowed. 0: no limit",
+    )
+    limits: LimitSettings = Field(
+        default=LimitSettings(),
+        description="what a task may leave in its tree; as the workspace service has it",
     )
     cache_bytes: int = Field(default=4 << 30, ge=0, description="bytes of trees kept ready for tasks that come again")
     files_uid: int | None = Field(

@@ -8,23 +8,8 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from cloudclaw.config import Group, ServerSettings, ServiceSettings
-from cloudclaw.snapshots.manifest import MAX_ENTRIES
-from cloudclaw.snapshots.port import TreeLimits
+from cloudclaw.snapshots.settings import LimitSettings
 from cloudclaw_workspace.domain.retention import MAX_DAILY, MAX_LAST, Retention
-
-
-class LimitSettings(Group):
-    """What a workspace may hold."""
-
-    file_bytes: int = Field(default=256 << 20, gt=0, description="bytes of one file")
-    total_bytes: int = Field(default=2 << 30, gt=0, description="bytes of a workspace with its home")
-    files: int = Field(
-        default=100_000, gt=0, le=MAX_ENTRIES - 2, description="files, directories and symlinks of a workspace"
-    )
-
-    def tree_limits(self) -> TreeLimits:
-        """As the snapshots want them."""
-        return TreeLimits(file_bytes=self.file_bytes, total_bytes=self.total_bytes, files=self.files)
 
 
 class RetentionSettings(Group):

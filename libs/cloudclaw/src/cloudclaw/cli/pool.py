@@ -85,13 +85,15 @@ async def drain(
     ] = False,
 ) -> None:
     """Let a node take no new work; what runs there finishes, or is handed over."""
+    from cloudclaw.cli.text import counted
+
     running = await (await _manager(session, node or named)).drain(hand_over=hand_over)
     if session.output.json:
         session.output.fields({"running": running})
     elif hand_over:
-        session.output.line(f"draining; {running} attempts are handed over")
+        session.output.line(f"draining; {counted(running, 'attempt')} to hand over")
     else:
-        session.output.line(f"draining; {running} attempts still run there")
+        session.output.line(f"draining; {counted(running, 'attempt')} still to end there")
 
 
 async def undrain(session: Session, node: Annotated[str, typer.Argument(help="Node.")] = "", named: _NODE = "") -> None:

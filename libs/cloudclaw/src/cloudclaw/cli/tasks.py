@@ -95,7 +95,7 @@ async def cancel(session: Session, task: Annotated[str, typer.Argument(help="Tas
 
 async def checkpoint(session: Session, task: Annotated[str, typer.Argument(help="Task.")]) -> None:
     """Take a checkpoint of a running task now; its next attempt would go on from it."""
-    from cloudclaw.cli.text import size, span
+    from cloudclaw.cli.text import counted, size, span
 
     found = await session.client().checkpoint(task)
     if session.output.json:
@@ -103,7 +103,8 @@ async def checkpoint(session: Session, task: Annotated[str, typer.Argument(help=
         return
     kept = found.checkpoint
     frozen = span(found.frozen.ToMicroseconds() / 1e6)
-    session.output.line(f"{kept.snapshot_id}: {kept.files} files, {size(kept.bytes)}; stood still for {frozen}")
+    what = f"{counted(kept.files, 'file')}, {size(kept.bytes)}"
+    session.output.line(f"{kept.snapshot_id}: {what}; stood still for {frozen}")
 
 
 async def result(session: Session, task: Annotated[str, typer.Argument(help="Task.")]) -> None:

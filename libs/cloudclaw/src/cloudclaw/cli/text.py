@@ -40,7 +40,9 @@ def age(moment: Timestamp, now: float) -> str:
 
 
 def span(seconds: float) -> str:
-    """A length of time: `0.42s`, `12s`, `3m20s`, `5h10m`, `4d`."""
+    """A length of time: `3ms`, `0.42s`, `12s`, `3m20s`, `5h10m`, `4d`."""
+    if 0 < seconds < 0.1:
+        return f"{seconds * 1000:.2g}ms"
     if seconds < 10:
         return f"{seconds:.2f}s"
     if seconds < 60:
@@ -50,6 +52,11 @@ def span(seconds: float) -> str:
     if seconds < 86400:
         return f"{seconds // 3600:.0f}h{seconds % 3600 // 60:02.0f}m"
     return f"{seconds // 86400:.0f}d{seconds % 86400 // 3600:02.0f}h"
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def size(count: int) -> str:
