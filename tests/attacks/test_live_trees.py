@@ -216,6 +216,27 @@ async def test_a_folder_swapped_between_the_looks_of_a_checkpoint_leads_nowhere(
     await canary.check(store)
 
 
+async def test_a_parent_swapped_between_the_looks_of_a_checkpoint_leads_nowhere(tmp_path: Path, canary: Canary) -> None:
+    """Below the symlink there is a folder of the same name, with a file of the same name."""
+    store = MemoryObjects()
+    manager = engine(tmp_path, store)
+    tree = await manager.checkout(TENANT, None, "uid")
+    inside = tree.path / WORKSPACE / "above" / canary.folder.name
+    inside.mkdir(parents=True)
+    (inside / "canary").write_bytes(b"harmless")
+
+    @asynccontextmanager
+    async def pause() -> AsyncIterator[tuple[int, ...]]:
+        inside.parent.rename(tree.path / WORKSPACE / "moved")
+        inside.parent.symlink_to(canary.folder.parent)
+        yield ()
+
+    saved = (await manager.checkpoint(TENANT, tree, "ckpt-1", pause)).pointer
+    paths = {entry.path for entry in await manager.manifest(TENANT, saved)}
+    assert not [path for path in paths if path.startswith(b"workspace/above/")]
+    await canary.check(store)
+
+
 @pytest.mark.parametrize("swap", ["parent", "file", "fifo", "link"])
 async def test_an_artifact_swapped_after_it_was_found_is_refused(
     tmp_path: Path, canary: Canary, monkeypatch: pytest.MonkeyPatch, swap: str

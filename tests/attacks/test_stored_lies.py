@@ -5,18 +5,22 @@ from __future__ import annotations
 import hashlib
 import os
 import tracemalloc
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 import zstandard
+from msgspec.structs import replace
 
 from cloudclaw.coordination.records import SnapshotPointer
-from cloudclaw.errors import DataLossError
+from cloudclaw.errors import DataLossError, InvalidArgumentError
 from cloudclaw.objects.memory import MemoryObjects
 from cloudclaw.snapshots import manifest as manifests
 from cloudclaw.snapshots.port import WORKSPACE
+from cloudclaw.v1 import task_pb2
+from cloudclaw_workspace.adapters.results import ProtoArtifactLists
 from tests.attacks.hostile import Canary, plain
 from tests.support.trees import TENANT, engine
 
@@ -212,3 +216,42 @@ async def test_what_a_planted_tree_holds_is_judged_again_when_it_is_saved(tmp_pa
     await manager.release(TENANT, tree, None)
     await manager.settled()
     await canary.check(store)
+
+
+@pytest.mark.parametrize(
+    "digest", ["../../../../results/other/task/uid", "a/b", "", "x" * 5000, EMPTY.upper(), EMPTY + "\n"]
+)
+def test_a_result_that_names_an_artifact_by_a_path_is_refused(digest: str) -> None:
+    result = task_pb2.Result(task_id="task-1")
+    result.artifacts.add(path="a\n[error] forged", size=1, digest=digest)
+    with pytest.raises(DataLossError) as error:
+        ProtoArtifactLists().find(result.SerializeToString(), "a\n[error] forged")
+    assert plain(error.value.message)
+
+
+@pytest.mark.parametrize("name", ["../other", "a/b", "", ".", "a..b", "A", "a\n", "a@b", "x" * 64])
+async def test_what_users_name_never_becomes_a_step_of_an_object(tmp_path: Path, name: str) -> None:
+    store = MemoryObjects()
+    manager = engine(tmp_path, store)
+    tree = await manager.checkout(TENANT, None, "uid")
+    pointer = SnapshotPointer(id="snap-1", manifest=EMPTY, uid="uid")
+    calls: list[Callable[[], Awaitable[object]]] = [
+        lambda: manager.checkout(name, None, "uid"),
+        lambda: manager.snapshot(name, tree, "snap-1"),
+        lambda: manager.collect(name, tree, ["*"], "artifacts/acme/task-1/uid/"),
+        lambda: manager.manifest(name, pointer),
+        lambda: manager.forget(name),
+    ]
+    if name not in ("A", "x" * 64):  # ids are freer than names
+        calls += [
+            lambda: manager.checkout(TENANT, None, name),
+            lambda: manager.snapshot(TENANT, tree, name),
+            lambda: manager.manifest(TENANT, replace(pointer, uid=name)),
+        ]
+    calls += [lambda: manager.manifest(TENANT, replace(pointer, manifest=name))]
+    for call in calls:
+        with pytest.raises(InvalidArgumentError) as error:
+            await call()
+        assert plain(error.value.message)
+    assert [info.name async for info in store.list("")] == []
+    assert [path.name for path in (tmp_path / "trees" / "live").iterdir()] == ["uid"]
