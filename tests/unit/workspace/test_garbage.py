@@ -231,6 +231,38 @@ async def test_retention_spares_what_unfinished_tasks_need(world: World) -> None
     assert left == {head.id}
 
 
+async def test_checkpoints_cost_a_workspace_none_of_its_versions(world: World) -> None:
+    for _ in range(2):
+        await drive(world.write("ws"))
+    heads = {version.record.pointer.id for version in await world.tx.snapshots_of(TENANT, "ws")}
+    checkpoints = []
+    for _ in range(6):
+        token, task = await world.claim(await world.submit("ws", Mode.FORK))
+        task, checkpoint = await world.checkpoint(token, task, ())
+        checkpoints.append(checkpoint.id)
+        if len(checkpoints) < 5:
+            await world.fail(token, task)
+    assert (await world.rounds(keep=3).collect(TENANT, dry_run=False))[0].snapshots == 1
+    left = {version.record.pointer.id for version in await world.tx.snapshots_of(TENANT, "ws")}
+    # Of the failed ones the newest three; the last two run.
+    assert left == {*heads, *checkpoints[1:]}
+
+
+async def test_snapshots_of_a_workspace_that_is_gone_go_with_their_bytes(world: World) -> None:
+    for _ in range(2):
+        await drive(world.write("ws"))
+    await world.create("new")
+    await drive(world.write("new"))
+    # As a deletion leaves it that died after its first transaction.
+    await world.kv.txn([], [Delete(keys.workspace(TENANT, "ws"))])
+    assert (await world.rounds().collect(TENANT, dry_run=True))[0].snapshots == 3
+    assert len(await world.tx.snapshots_of(TENANT, "ws")) == 3
+    assert (await world.rounds().collect(TENANT, dry_run=False))[0].snapshots == 3
+    assert await world.tx.snapshots_of(TENANT, "ws") == []
+    assert len(await world.tx.snapshots_of(TENANT, "new")) == 1
+    await world.settle()
+
+
 async def test_a_workspace_that_is_written_meanwhile_loses_its_old_snapshots_all_the_same(world: World) -> None:
     watched, rounds = world.watched(keep=1)
     await rounds.collect(TENANT, dry_run=True)

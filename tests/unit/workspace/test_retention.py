@@ -85,3 +85,28 @@ def test_a_workspaces_own_setting_goes_before_the_default() -> None:
     assert Retention().over(default) == default
     assert Retention(3, 0).over(default) == Retention(3, 7)
     assert Retention(0, 1).over(default) == Retention(20, 1)
+
+
+def test_what_never_was_the_head_is_thinned_apart_by_the_same_numbers() -> None:
+    """However many tasks take checkpoints, and whenever: versions stay, and so do the newest of the others."""
+    versions = [Version(f"v{number}", NOW - (9 - number) * DAY) for number in range(9)] + [Version("head", NOW - 1)]
+    aside = [Version(f"c{number}", NOW, head=False) for number in range(30)]
+    going = surplus([*versions, *aside], head="head", pinned=(), retention=Retention(4, 6), now=NOW)
+    assert going == ["v0", "v1", "v2", "v3", *(f"c{number}" for number in range(26))]
+    # The newest of a day is a version, whatever came behind it.
+    going = surplus([*versions, *aside], head="head", pinned=(), retention=Retention(1, 3), now=NOW)
+    assert going[:8] == [f"v{number}" for number in range(7)] + ["c0"]
+
+
+def test_running_tasks_cost_the_ended_ones_nothing() -> None:
+    aside = [Version(f"c{number}", NOW, head=False) for number in range(30)]
+    running = {f"c{number}" for number in range(10, 30)}
+    going = surplus(aside, head="", pinned=running, retention=Retention(10, 0), now=NOW)
+    assert going == []
+    going = surplus(aside, head="", pinned=running, retention=Retention(9, 0), now=NOW)
+    assert going == ["c0"]
+
+
+def test_a_head_from_before_heads_were_told_apart_is_one() -> None:
+    versions = [Version(name, NOW, head=False) for name in ("old", "head", "newer")]
+    assert surplus(versions, head="head", pinned=(), retention=Retention(1, 0), now=NOW) == ["old"]
