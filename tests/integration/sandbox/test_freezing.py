@@ -133,7 +133,8 @@ async def test_an_orphan_is_killed_after_its_deadline(node: Node) -> None:
 
 async def test_a_manager_that_speaks_keeps_a_frozen_task(node: Node) -> None:
     slot = await node.pool(orphan_ttl=0.3).provision(0)
-    uid, count = await ticking(node, slot, deadline=slots.soon(0.05))
+    uid, count = await ticking(node, slot)
+    await slot.set_deadline(uid, slots.soon(0.05))
     end = time.monotonic() + 1.0
     while time.monotonic() < end:
         assert (await slot.status()).exit is None

@@ -14,7 +14,7 @@ from cloudclaw.errors import PreconditionError
 from cloudclaw_pool_manager.backends import limits
 from cloudclaw_pool_manager.backends.slot import BubblewrapSlot
 from cloudclaw_pool_manager.domain.attempt import KillReason
-from cloudclaw_pool_manager.ports.backend import Slot, SlotPhase
+from cloudclaw_pool_manager.ports.backend import Slot, SlotFailedError, SlotPhase
 from tests.support import slots
 from tests.support.slots import PYTHON, Node
 
@@ -167,6 +167,24 @@ async def test_a_manager_that_dies_in_a_pause_leaves_what_the_next_one_can_thaw(
     assert await stands_still(count)
     await adopted.thaw(uid, slots.soon())
     await moves(count)
+
+
+async def test_a_manager_that_dies_while_it_freezes_leaves_what_the_next_one_can_resume(node: Node) -> None:
+    first = node.pool(incarnation=1)
+    slot = await first.provision(0)
+    uid, count = await ticking(node, slot)
+    for incarnation in range(2, 7):
+        asking = asyncio.ensure_future(slot.freeze(uid))
+        await asyncio.sleep(0)  # it is sent, and not answered
+        await first.close()
+        with pytest.raises(SlotFailedError):
+            await asking
+        first = node.pool(incarnation=incarnation)
+        (slot,) = await first.adopt()
+        assert await slot.resume(uid, slots.soon())
+        assert (await slot.status()).phase is SlotPhase.RUNNING
+        await moves(count)
+        assert (await slot.status()).phase is SlotPhase.RUNNING, "the freeze came after all"
 
 
 async def test_an_attempt_that_nobody_comes_back_for_is_killed_in_its_pause_too(node: Node) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 
 from cloudclaw_supervisor import processes
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from cloudclaw_supervisor.loop import Loop, Timer
     from cloudclaw_supervisor.sandbox import Sandbox
 
+_NAPS = (0.00005, 0.0001, 0.0001, 0.0002)
+"""Seconds between the first looks: a quiet sandbox stands still sooner than the loop's timers can tell, which are no
+finer than a millisecond."""
 _LOOK_AGAIN = 0.0005
 _THAW_EVERY = 50
 _PATIENCE = 20
@@ -49,7 +53,7 @@ class Freezer:
             if self._groups.freezer:
                 self._groups.freeze()
         if self._timer is None:
-            self._look()
+            self._look(_NAPS)
 
     def thaw(self) -> None:
         """Let everything go on."""
@@ -78,19 +82,26 @@ class Freezer:
             self._groups.thaw()
         self._finish()
 
-    def _look(self) -> None:
+    def _look(self, naps: tuple[float, ...] = ()) -> None:
         self._timer = None
         self._rounds += 1
-        if self._groups.freezer:
-            self.done = self._groups.frozen()
-            if not self.done:
-                self._urge()
-        else:
-            self.done = processes.stop_all(self._sandbox.pid, self._rounds > _PATIENCE)
+        self.done = self._stands_still()
+        for nap in naps:
+            if self.done:
+                break
+            time.sleep(nap)
+            self.done = self._stands_still()
         if self.done:
             self._finish()
         else:
+            if self._groups.freezer:
+                self._urge()
             self._timer = self._loop.call_in(_LOOK_AGAIN, self._look)
+
+    def _stands_still(self) -> bool:
+        if self._groups.freezer:
+            return self._groups.frozen()
+        return processes.stop_all(self._sandbox.pid, self._rounds > _PATIENCE)
 
     def _urge(self) -> None:
         """Ask again. The v1 freezer misses a process that goes to wait in vfork(2) at the very moment it
