@@ -4,7 +4,7 @@ Two may freeze a sandbox: a checkpoint, for a moment, and the supervisor, at its
 of its own freeze only: the supervisor refuses to `resume` what a deadline has frozen meanwhile, and then the sandbox
 stays FROZEN until `Fencing` has read the token. Fencing in turn thaws nothing while a checkpoint needs it still. When
 this process dies in between, the supervisor's deadline passes by itself, and the next manager finds a FROZEN attempt
-like any other.
+like any other. What stands still though nobody here holds it is FROZEN too, whoever asked for it.
 """
 
 from __future__ import annotations
