@@ -105,6 +105,26 @@ def test_hard_links_lead_to_files_of_the_archive_only(tmp_path: Path, outside: P
 
 
 @pytest.mark.parametrize(
+    "links",
+    [
+        symlink(b"x", b"/etc/passwd"),
+        symlink(b"x", b"../outside"),
+        folder(b"d") + symlink(b"d/x", b"../../outside/canary"),
+        symlink(b"up", b".") + symlink(b"x", b"up/../outside"),
+        folder(b"d/e") + symlink(b"d/e/up", b"../..") + symlink(b"x", b"d/e/up/../outside"),
+        _beyond_what_realpath_resolves() + symlink(b"x", b"escape/canary"),
+    ],
+    ids=["absolute", "up", "deeper", "through", "through a deep one", "long"],
+)
+def test_no_symlink_leads_out_of_the_folder(tmp_path: Path, outside: Path, links: bytes) -> None:
+    """Whoever opens what came down should not have to look where it leads."""
+    get(tmp_path, links + symlink(b"fine", b"x") + folder(b"f") + symlink(b"f/fine", b"../fine"))
+    target = tmp_path / "target"
+    assert (target / "f" / "fine").readlink() == Path("../fine")
+    assert not os.path.exists(target / "x")
+
+
+@pytest.mark.parametrize(
     "name", [b"/abs/planted", b"../planted", b"a/../../planted", b"..", b"a/..", b"./../planted", b"n" * 300]
 )
 def test_names_that_lead_out_are_refused(tmp_path: Path, outside: Path, name: bytes) -> None:

@@ -91,7 +91,7 @@ async def fork(
 
 
 async def snapshots(session: Session, name: _NAME) -> None:
-    """List the versions of a workspace, newest first."""
+    """List the versions of a workspace, and what tasks left beside them, newest first."""
     from cloudclaw.cli.text import age, size
 
     rows = []
@@ -100,9 +100,10 @@ async def snapshots(session: Session, name: _NAME) -> None:
             session.output.message(found)
         else:
             made = age(found.create_time, time.time())
-            rows.append((found.snapshot_id, found.files, size(found.bytes), found.task_id or "user", made))
+            what = "version" if found.head else "beside"
+            rows.append((found.snapshot_id, what, found.files, size(found.bytes), found.task_id or "user", made))
     if not session.output.json:
-        session.output.table(("SNAPSHOT", "FILES", "SIZE", "BY", "AGE"), rows, empty="nothing was written yet")
+        session.output.table(("SNAPSHOT", "WHAT", "FILES", "SIZE", "BY", "AGE"), rows, empty="nothing was written yet")
 
 
 async def diff(

@@ -117,7 +117,7 @@ class Workspace(_message.Message):
     def __init__(self, name: _Optional[str] = ..., tenant: _Optional[str] = ..., head_snapshot_id: _Optional[str] = ..., generation: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., writer: _Optional[str] = ..., retention: _Optional[_Union[Retention, _Mapping]] = ...) -> None: ...
 
 class Snapshot(_message.Message):
-    __slots__ = ("snapshot_id", "workspace", "parent_id", "manifest_digest", "files", "bytes", "create_time", "task_id")
+    __slots__ = ("snapshot_id", "workspace", "parent_id", "manifest_digest", "files", "bytes", "create_time", "task_id", "head")
     SNAPSHOT_ID_FIELD_NUMBER: _ClassVar[int]
     WORKSPACE_FIELD_NUMBER: _ClassVar[int]
     PARENT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -126,6 +126,7 @@ class Snapshot(_message.Message):
     BYTES_FIELD_NUMBER: _ClassVar[int]
     CREATE_TIME_FIELD_NUMBER: _ClassVar[int]
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
     snapshot_id: str
     workspace: str
     parent_id: str
@@ -134,7 +135,8 @@ class Snapshot(_message.Message):
     bytes: int
     create_time: _timestamp_pb2.Timestamp
     task_id: str
-    def __init__(self, snapshot_id: _Optional[str] = ..., workspace: _Optional[str] = ..., parent_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., files: _Optional[int] = ..., bytes: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., task_id: _Optional[str] = ...) -> None: ...
+    head: bool
+    def __init__(self, snapshot_id: _Optional[str] = ..., workspace: _Optional[str] = ..., parent_id: _Optional[str] = ..., manifest_digest: _Optional[str] = ..., files: _Optional[int] = ..., bytes: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., task_id: _Optional[str] = ..., head: bool = ...) -> None: ...
 
 class CreateWorkspaceRequest(_message.Message):
     __slots__ = ("name", "retention")

@@ -79,6 +79,7 @@ def snapshot(name: str, record: SnapshotRecord) -> pb.Snapshot:
         bytes=pointer.bytes,
         create_time=_time(record.created),
         task_id=record.task,
+        head=record.head,
     )
 
 
