@@ -12,7 +12,7 @@ ctime in the future (a clock that was set back) is never trusted, by the same co
 read again; what is known of its content still saves storing it.
 
 Stores through a shared mapping show in the ctime when a clean page is first written, not at each store, so a file
-that is mapped writable by a process which lives on is entered without trust. (On a tmpfs, where pages never become
+that is mapped shared by a process which lives on is entered without trust. (On a tmpfs, where pages never become
 clean, a map that was given up between a checkpoint's two looks can hide a store from it: trees belong on a disk.)
 
 Wrong facts can only cost time: content is believed for the exact inode facts alone, and within one boot of the
