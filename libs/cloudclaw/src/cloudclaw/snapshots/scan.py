@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import threading
@@ -26,7 +25,6 @@ DIRECTORY: Final = Item(FileEntry(b"", FileType.DIRECTORY))
 """Stands for any directory in its parent's names."""
 _KEPT: Final = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)
 _SPECIAL_BITS: Final = 0o7000
-_WALKED: Final = stat.S_IRUSR | stat.S_IXUSR
 
 T_co = TypeVar("T_co", covariant=True)
 T = TypeVar("T")
@@ -255,11 +253,7 @@ class Scan(Generic[T]):
         if not self._moving:
             return safe.open_directory(parent, name, path=path)
         fd = safe.open_child(parent, name, safe.DIRECTORY, path=path)
-        bits = stat.S_IMODE(os.fstat(fd).st_mode)
-        if bits & _WALKED != _WALKED:
-            os.close(fd)
-            raise PermissionError(errno.EACCES, "its owner may not walk it", os.fsdecode(path))
-        return fd, bits
+        return fd, stat.S_IMODE(os.fstat(fd).st_mode)
 
     def _leave(self, fd: int, bits: int) -> None:
         if bits & stat.S_IRWXU != stat.S_IRWXU and not self._moving:
