@@ -56,6 +56,18 @@ def test_a_task_remembers_the_request_that_made_it() -> None:
     assert running().request == "r"
 
 
+OLD = SnapshotPointer(id="snap-old", manifest="o")
+
+
+@pytest.mark.parametrize(("mode", "kept"), [(Mode.EXCLUSIVE, HEAD), (Mode.FORK, OLD)])
+def test_who_holds_the_writer_keeps_the_base_it_began_with(mode: Mode, kept: SnapshotPointer) -> None:
+    plan = Plan(workspace="site", mode=mode)
+    task = running(life.queued(tenant="acme", task="task-1", plan=plan, now=NOW, op_id="op-0"))
+    task = life.became_due(ended(task, EndReason.SLOT_FAILED, retryable=True), NOW, op_id="op-due")
+    again = life.claimed(task, "node-2", "uid-2", OLD, NOW + 9, "op-2")
+    assert (again.base, again.attempts[-1].base) == (kept, kept.id), "however old the head is that a leader sees"
+
+
 def test_a_checkpoint_says_when_it_was_taken_and_how_long_the_processes_stood() -> None:
     task = checkpointed(running())
     assert (task.checkpoint, task.checkpoint_time, task.frozen) == (CHECKPOINT, NOW + 2, 0.0123)

@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from cloudclaw.clock import SystemClock
 from cloudclaw.coordination.memory import MemoryKeyValue
-from cloudclaw.errors import AlreadyExistsError, DataLossError, NotFoundError, UnavailableError
+from cloudclaw.errors import AlreadyExistsError, DataLossError, NotFoundError, PreconditionError, UnavailableError
 from cloudclaw.objects.port import ObjectInfo
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1 import task_pb2
@@ -51,6 +51,8 @@ async def test_an_archived_task_answers_as_before(plane: Plane, user: User, anot
     assert plane.scheduler.mirror.state.task("acme", task) is None
     other = another()
     await other.start(leads=False)
+    assert not live[0].archived
+    live[0].archived = explained.task.archived = True
     for reader in (user, User(other)):
         assert (await reader.get(task), await reader.result(task), await reader.log(task)) == live
         assert await reader.log(task, offset=2) == b"t\n"
@@ -58,8 +60,11 @@ async def test_an_archived_task_answers_as_before(plane: Plane, user: User, anot
         assert await reader.stub.ExplainTask(pb.ExplainTaskRequest(task_id=task)) == explained
         assert await reader.cancel(task) == live[0]
         [listed] = (await reader.stub.ListTasks(pb.ListTasksRequest())).tasks
-        assert listed.task_id == task
+        assert (listed.task_id, listed.archived) == (task, True)
         assert not listed.HasField("spec")
+        with pytest.raises(PreconditionError) as refused:
+            await reader.stub.CheckpointTask(pb.CheckpointTaskRequest(task_id=task))
+        assert refused.value.reason == "TASK_NOT_RUNNING"
 
 
 async def test_a_spec_and_a_result_that_are_objects_are_still_there(plane: Plane, user: User) -> None:

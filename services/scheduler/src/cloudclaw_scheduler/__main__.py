@@ -107,11 +107,12 @@ class Scheduler:
         self.fullness = Fullness(kv, clock, metrics)
         pools = {pool: frozenset(runtimes.split()) for pool, runtimes in settings.pools.items()}
         self.submitter = Submitter(kv, self.mirror, transactions, specs, self.fullness, clock, metrics, pools, history)
+        lookup = Lookup(transactions, specs, history)
         services = Services(
             mirror=self.mirror,
             submitter=self.submitter,
             queries=Queries(self.mirror, clock),
-            lookup=Lookup(transactions, specs, history),
+            lookup=lookup,
             listing=Listing(self.mirror, history),
             feed=feed,
             tails=Tails(
@@ -120,7 +121,7 @@ class Scheduler:
             results=results,
             status=Status(self.mirror, self.leader, self.elected, self.fullness, self.relay, clock, version()),
             metrics=metrics,
-            on_demand=OnDemand(self.mirror, feed, transactions, clock),
+            on_demand=OnDemand(self.mirror, feed, transactions, lookup, clock),
         )
         self.server = RpcServer(settings.server, authenticator, clock=clock)
         servicer = SchedulerServicer(services, self.consumers, self.leader)

@@ -63,13 +63,17 @@ def queued(
 def claimed(task: TaskRecord, node: str, uid: str, base: SnapshotPointer | None, now: float, op_id: str) -> TaskRecord:
     """The next attempt, on `node`. `base` is the workspace's head now (None: empty, or no workspace).
 
-    The attempt starts from the checkpoint when there is one, else from `base`. Requests for a checkpoint that the
-    attempt before it left open are answered now, as failed: nobody waits for them any more.
+    A task that holds its workspace's writer, or goes on from a checkpoint, keeps the base it has instead: nobody else
+    can have moved the head, so another `base` is an old one; and a checkpoint's changes are told against what it was
+    made of. The attempt starts from the checkpoint when there is one, else from the base. Requests for a checkpoint
+    that the attempt before it left open are answered now, as failed: nobody waits for them any more.
     """
     _require(task, TaskState.QUEUED)
     if task.due:
         raise PreconditionError(f"{task.task} waits its backoff", subject=task.task, reason="WRONG_STATE")
     number = task.attempt + 1
+    if task.checkpoint is not None or (task.plan.writes and task.attempt > 0):
+        base = task.base
     start = task.checkpoint or base
     now = _ms(now)
     attempt = AttemptEnd(

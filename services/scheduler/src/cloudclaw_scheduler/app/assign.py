@@ -10,7 +10,7 @@ import structlog
 from cloudclaw.clock import Clock
 from cloudclaw.coordination import life
 from cloudclaw.coordination.port import Entry
-from cloudclaw.coordination.records import SnapshotPointer, TaskRecord
+from cloudclaw.coordination.records import TaskRecord
 from cloudclaw.coordination.transactions import Transactions, Versioned
 from cloudclaw.errors import UnavailableError
 from cloudclaw.ids import new_id
@@ -69,9 +69,8 @@ class Assigner:
         """
         record = task.record
         now = self._clock.wall()
-        claimed = life.claimed(
-            record, node=name, uid=new_id("att"), base=_base(record, workspace), now=now, op_id=new_id("op")
-        )
+        head = workspace.record.head if workspace else None
+        claimed = life.claimed(record, node=name, uid=new_id("att"), base=head, now=now, op_id=new_id("op"))
         known = parse(spec, record.task) if spec is not None else None
         if known is None and record.spec_object:
             known = await self._specs.read(record)
@@ -131,12 +130,3 @@ class Assigner:
             )
         )
         _log.debug("assigned", tenant=record.tenant, task=record.task, attempt=record.attempt, node=record.node)
-
-
-def _base(record: TaskRecord, workspace: Workspace | None) -> SnapshotPointer | None:
-    """What the task works on: the workspace's head, or, for one that goes on from its checkpoint, what that was made
-    of. The head may have moved since where the task holds no writer, and its changes would then be told against a
-    tree that it never saw."""
-    if record.checkpoint is not None:
-        return record.base
-    return workspace.record.head if workspace else None

@@ -13,8 +13,8 @@ from cloudclaw.coordination.transactions import Transactions, Versioned
 from cloudclaw.errors import AbortedError, PreconditionError, UnavailableError
 from cloudclaw.ids import new_id
 from cloudclaw_scheduler.app.feed import Feed
+from cloudclaw_scheduler.app.lookup import Lookup
 from cloudclaw_scheduler.app.mirror import Mirror
-from cloudclaw_scheduler.app.submit import task_not_found
 
 _TRIES: Final = 10
 
@@ -30,7 +30,8 @@ class Taken:
 class OnDemand:
     """Asks for checkpoints and waits for them; any replica does it."""
 
-    def __init__(self, mirror: Mirror, feed: Feed, transactions: Transactions, clock: Clock) -> None:
+    def __init__(self, mirror: Mirror, feed: Feed, transactions: Transactions, lookup: Lookup, clock: Clock) -> None:
+        self._lookup = lookup
         self._mirror = mirror
         self._feed = feed
         self._transactions = transactions
@@ -67,9 +68,7 @@ class OnDemand:
 
     async def _want(self, tenant: str, task: str) -> Versioned[TaskRecord]:
         for _ in range(_TRIES):
-            found = await self._transactions.get_task(tenant, task)
-            if found is None:
-                raise task_not_found(task)
+            found = (await self._lookup.task(tenant, task)).task
             record = found.record
             if record.state is not TaskState.RUNNING or record.cancel_requested:
                 now = "being canceled" if record.state is TaskState.RUNNING else record.state

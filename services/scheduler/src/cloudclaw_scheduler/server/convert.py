@@ -80,6 +80,7 @@ def task_message(
     *,
     spec: task_pb2.TaskSpec | None = None,
     token: int = 0,
+    archived: bool = False,
 ) -> task_pb2.Task:
     """The task as everyone sees it; without its spec in lists. `token`: of the running attempt."""
     record = task.record
@@ -108,6 +109,7 @@ def task_message(
         due_time=timestamp(record.due),
         checkpoint=ref_of(record.checkpoint) if record.checkpoint else None,
         checkpoint_time=timestamp(record.checkpoint_time) if record.checkpoint else None,
+        archived=archived,
     )
 
 

@@ -170,7 +170,9 @@ class TaskCalls:
         waiting = self._queries.waiting(record) if record.state is TaskState.QUEUED else Waiting()
         attempt = self._mirror.state.attempt(record.node, record.tenant, record.task) if record.node else None
         token = attempt.revision if attempt and attempt.uid == record.uid else 0
-        return task_message(task, waiting, spec=spec, token=token)
+        # What has ended is in the mirror until it is archived.
+        archived = record.state.ended and self._mirror.state.task(record.tenant, record.task) is None
+        return task_message(task, waiting, spec=spec, token=token, archived=archived)
 
 
 def _task_id(task_id: str) -> str:
