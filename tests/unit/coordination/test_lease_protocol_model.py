@@ -269,6 +269,8 @@ class LeaseProtocol(LeaseMachine):
         name, token, _ = self.token(pick)
         task = self.model.tasks[name]
         view = self.versions[name][-1 - min(behind, len(self.versions[name]) - 1)]
+        if view.record.attempt == 1 and view.record.checkpoint is not None:
+            return  # it has begun: `life` refuses
         allowed = self.holds(task, token) and view is self.versions[name][-1] and self.leads(leader)
         answer = self.attempt(
             lambda: self.tx.unclaim(

@@ -68,6 +68,13 @@ def test_who_holds_the_writer_keeps_the_base_it_began_with(mode: Mode, kept: Sna
     assert (again.base, again.attempts[-1].base) == (kept, kept.id), "however old the head is that a leader sees"
 
 
+def test_a_first_attempt_that_took_a_checkpoint_is_not_given_back() -> None:
+    with pytest.raises(PreconditionError):
+        life.unclaimed(checkpointed(running()), NOW + 3, op_id="op-u")
+    again = life.became_due(ended(checkpointed(running()), EndReason.SLOT_FAILED, retryable=True), NOW, op_id="op-due")
+    assert life.unclaimed(running(again), NOW + 3, op_id="op-u").checkpoint == CHECKPOINT
+
+
 def test_a_checkpoint_says_when_it_was_taken_and_how_long_the_processes_stood() -> None:
     task = checkpointed(running())
     assert (task.checkpoint, task.checkpoint_time, task.frozen) == (CHECKPOINT, NOW + 2, 0.0123)

@@ -104,8 +104,16 @@ def claimed(task: TaskRecord, node: str, uid: str, base: SnapshotPointer | None,
 
 
 def unclaimed(task: TaskRecord, now: float, *, op_id: str, message: str = "") -> TaskRecord:
-    """The attempt never started: given back, not counted (rule 9). CANCELED when that was asked for meanwhile."""
+    """The attempt never started: given back, not counted (rule 9). CANCELED when that was asked for meanwhile.
+
+    A first attempt that took a checkpoint has started, whoever says otherwise: with its writer given back, the
+    checkpoint would be of a workspace that others may have written since. `PreconditionError(reason="WRONG_STATE")`.
+    """
     _require(task, TaskState.RUNNING)
+    if task.attempt == 1 and task.checkpoint is not None:
+        raise PreconditionError(
+            f"{task.task} has a checkpoint, so it has begun", subject=task.task, reason="WRONG_STATE"
+        )
     after = replace(
         task,
         attempt=task.attempt - 1,

@@ -17,7 +17,7 @@ from cloudclaw.coordination import keys, life
 from cloudclaw.coordination.port import Entry
 from cloudclaw.coordination.records import EndReason, TaskRecord, TaskState
 from cloudclaw.coordination.transactions import Transactions, Versioned
-from cloudclaw.errors import AbortedError, CloudClawError, FencedError
+from cloudclaw.errors import AbortedError, CloudClawError, FencedError, PreconditionError
 from cloudclaw.ids import new_id
 from cloudclaw_scheduler.app.leading import Leading
 from cloudclaw_scheduler.app.logs import LogHub
@@ -176,12 +176,15 @@ class Recovery:
             task = await self._transactions.get_task(*attempt.key)
             if task is None or task.record.uid != attempt.uid:
                 return
-            after = life.unclaimed(task.record, self._clock.wall(), op_id=new_id("op"), message=message)
             try:
+                after = life.unclaimed(task.record, self._clock.wall(), op_id=new_id("op"), message=message)
                 await self._transactions.unclaim(self._leading.guard(), attempt.token, task, after)
             except AbortedError:
                 continue  # a cancel came between: once more with what is there now
             except FencedError:
+                return
+            except PreconditionError as error:
+                _log.warning("not given back", tenant=attempt.tenant, task=attempt.task, error=error.message)
                 return
             self._hub.close(attempt.uid)
             self._metrics.requeued.labels("unclaim").inc()
