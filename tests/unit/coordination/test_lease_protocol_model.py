@@ -11,7 +11,7 @@ import sys
 from collections.abc import Coroutine
 from typing import Any
 
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
@@ -367,4 +367,6 @@ class LeaseProtocol(LeaseMachine):
 
 
 TestLeaseProtocol = LeaseProtocol.TestCase
-TestLeaseProtocol.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
+# Explaining a failure traces every line, which takes minutes here; the steps themselves say enough.
+_PHASES = tuple(phase for phase in Phase if phase is not Phase.explain)
+TestLeaseProtocol.settings = settings(max_examples=200, stateful_step_count=60, deadline=None, phases=_PHASES)
