@@ -8,6 +8,8 @@ import pytest
 
 from cloudclaw.errors import PreconditionError
 from cloudclaw_pool_manager.backends.bubblewrap import BubblewrapPool
+from cloudclaw_pool_manager.domain.attempt import Exit, KillReason
+from cloudclaw_pool_manager.ports.runtime import RunRequest
 from cloudclaw_pool_manager.runtimes.command import CommandRuntime
 from cloudclaw_pool_manager.runtimes.registry import BACKENDS, RUNTIMES, load_backend, load_runtimes
 
@@ -44,6 +46,16 @@ class Raises:
 def test_the_installed_runtimes_and_backends_are_found() -> None:
     assert isinstance(load_runtimes()["command"], CommandRuntime)
     assert load_backend("bubblewrap") is BubblewrapPool
+
+
+@pytest.mark.parametrize(("code", "named"), [(153, "limit of one file"), (152, "exit code 152"), (1, "exit code 1")])
+def test_a_command_that_a_file_limit_ended_is_told_so(code: int, named: str) -> None:
+    request = RunRequest(argv=("sh",), prompt="", env={}, session_id="", resumes=False, identity={})
+    ended = Exit(code, 0, KillReason.NONE, oom_killed=False, log_end=0, started=0.0, ended=1.0)
+    verdict = CommandRuntime().judge(request, ended)
+    assert (verdict.succeeded, verdict.reason) == (False, "NONZERO_EXIT")
+    assert named in verdict.message
+    assert ("SIGXFSZ" in verdict.message) == (code == 153)
 
 
 def test_a_third_partys_runtime_is_a_package() -> None:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+from typing import Final
+
 from cloudclaw.errors import InvalidArgumentError
 from cloudclaw_pool_manager.domain.attempt import Exit, Launch
 from cloudclaw_pool_manager.ports.runtime import RunRequest, Verdict
 
+_FILE_LIMIT: Final = 128 + signal.SIGXFSZ
+"""What a shell ends with when its last command was killed for a file over the limit."""
 _BASE_ENV = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/home/agent",
@@ -40,6 +45,10 @@ class CommandRuntime:
         if exit.code in (126, 127):
             how = "not found" if exit.code == 127 else "not executable"
             return Verdict(False, "START_FAILED", f"{request.argv[0]!r}: {how} (exit code {exit.code})")
+        if exit.code == _FILE_LIMIT:
+            return Verdict(
+                False, "NONZERO_EXIT", f"exit code {exit.code}: a file reached the limit of one file (SIGXFSZ)"
+            )
         if exit.code:
             return Verdict(False, "NONZERO_EXIT", f"exit code {exit.code}")
         return Verdict(True, "COMPLETED", "exit code 0")
