@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import os
 import tarfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
@@ -291,6 +293,20 @@ async def test_archives_cut_short_are_refused(stack: WorkspaceStack, user: User,
     whole = squeeze(tar_member(b"a", os.urandom(3000)) + tar_member(b"b", os.urandom(100)) + TAR_END)  # type: ignore[operator]
     for end in (0, 1, 5, 400, len(whole) // 2, len(whole) - 1100 if squeeze is bytes else len(whole) - 9):
         await refused(stack, user, whole[:end])
+
+
+@pytest.mark.parametrize("content", [b"", TAR_END])
+@pytest.mark.parametrize(("squeeze", "name"), [(bz2.compress, "bzip2"), (lzma.compress, "xz")])
+async def test_other_compressions_are_refused_by_their_names(
+    stack: WorkspaceStack, user: User, squeeze: Callable[[bytes], bytes], name: str, content: bytes
+) -> None:
+    error = await refused(stack, user, squeeze(content))
+    assert error.message == f"{name} is not accepted; send the tar plain, or compressed by gzip or zstd"
+
+
+async def test_a_file_named_like_a_compression_is_none(user: User) -> None:
+    await user.upload("ws", tar_member(b"BZh91AY", b"x") + TAR_END)
+    assert await user.contents("ws") == {"BZh91AY": b"x"}
 
 
 async def test_damaged_compression_is_refused(stack: WorkspaceStack, user: User) -> None:

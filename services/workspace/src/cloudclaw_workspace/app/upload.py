@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import zlib
 from typing import Final, Protocol
@@ -21,6 +22,8 @@ _GZIP: Final = b"\x1f\x8b"
 _GZIP_WBITS: Final = 31
 _INPUT: Final = 8 << 10
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
+_BZIP2: Final = re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)")
+_XZ: Final = b"\xfd7zXZ\0"
 _WINDOW: Final = 128 << 20
 """Memory that a zstd stream may ask for; what `zstd --long` needs."""
 
@@ -97,12 +100,20 @@ def _most(limits: TreeLimits) -> int:
 
 
 def _decompress(raw: FeedReader) -> _Source:
-    magic = raw.peek(4)
+    magic = raw.peek(10)
     if magic.startswith(_GZIP):
         return _Gunzip(raw)
-    if magic == _ZSTD:
+    if magic.startswith(_ZSTD):
         decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
         return decompressor.stream_reader(raw, read_size=64 << 10, read_across_frames=True)  # type: ignore[arg-type]
+    # The whole of bzip2's magic with its first block's: a tar may begin with a file named "BZh1".
+    name = "bzip2" if _BZIP2.match(magic) else "xz" if magic.startswith(_XZ) else ""
+    if name:
+        raise InvalidArgumentError(
+            f"{name} is not accepted; send the tar plain, or compressed by gzip or zstd",
+            field="data",
+            reason="BAD_ARCHIVE",
+        )
     return raw
 
 
