@@ -48,10 +48,10 @@ def folder(name: bytes, mode: int = 0o755) -> bytes:
     return pax({b"path": name}) + tar_member(b"x/", flag=b"5", mode=mode)
 
 
-def get(tmp_path: Path, archive: bytes) -> list[str]:
+def get(tmp_path: Path, archive: bytes, *, outside_links: bool = False) -> list[str]:
     """Unpack into `target`; what was refused."""
     refused: list[str] = []
-    unpack(io.BytesIO(archive + TAR_END), tmp_path / "target", refused.append)
+    unpack(io.BytesIO(archive + TAR_END), tmp_path / "target", refused.append, outside_links=outside_links)
     return refused
 
 
@@ -69,24 +69,60 @@ def _beyond_what_realpath_resolves() -> bytes:
     return archive
 
 
+@pytest.mark.parametrize("outside_links", [False, True])
 @pytest.mark.parametrize(
     "last",
     [symlink(b"escape/planted", b"x"), tar_member(b"escape/planted", b"evil"), folder(b"escape/planted")],
     ids=["symlink", "file", "folder"],
 )
 def test_nothing_is_made_through_symlinks_that_are_too_long_to_check(
-    tmp_path: Path, outside: Path, last: bytes
+    tmp_path: Path, outside: Path, last: bytes, outside_links: bool
 ) -> None:
-    refused = get(tmp_path, _beyond_what_realpath_resolves() + last)
+    refused = get(tmp_path, _beyond_what_realpath_resolves() + last, outside_links=outside_links)
     assert any("escape" in one for one in refused)
 
 
-def test_the_mode_of_a_folder_is_not_set_through_a_symlink(tmp_path: Path, outside: Path) -> None:
+@pytest.mark.parametrize("outside_links", [False, True])
+def test_the_mode_of_a_folder_is_not_set_through_a_symlink(tmp_path: Path, outside: Path, outside_links: bool) -> None:
     outside.chmod(0o700)
-    get(tmp_path, _beyond_what_realpath_resolves() + folder(b"escape", 0o777) + symlink(b"late", b"escape"))
+    archive = _beyond_what_realpath_resolves() + folder(b"escape", 0o777) + symlink(b"late", b"escape")
+    get(tmp_path, archive, outside_links=outside_links)
     assert outside.stat().st_mode & 0o777 == 0o700
 
 
+CANARY = b"../outside/canary"
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        symlink(b"x", CANARY) + tar_member(b"x", b"evil", mode=0o777),
+        tar_member(b"x", b"evil", mode=0o777) + symlink(b"x", CANARY),
+        symlink(b"x", b"../outside") + tar_member(b"x/canary", b"evil") + tar_member(b"x/planted", b"evil"),
+        symlink(b"x", b"../outside") + folder(b"x", 0o777) + folder(b"x/planted"),
+        folder(b"x", 0o777) + symlink(b"x", b"../outside"),
+        symlink(b"x", b"../outside") + symlink(b"x/planted", b"y") + symlink(b"x/canary", b"y"),
+        symlink(b"x", CANARY) + hard(b"y", b"x") + tar_member(b"y", b"evil"),
+        symlink(b"x", CANARY) + symlink(b"y", b"x") + symlink(b"x", b"y") + tar_member(b"y", b"evil"),
+    ],
+    ids=["file", "file before", "below", "folder", "folder before", "symlinks below", "hard link", "row"],
+)
+def test_symlinks_that_lead_out_are_made_but_never_followed(tmp_path: Path, outside: Path, members: bytes) -> None:
+    outside.chmod(0o700)
+    before = outside.stat()
+    absolute = symlink(b"absolute", os.fsencode(outside / "canary"))
+    get(tmp_path, absolute + members + tar_member(b"absolute", b"evil", mode=0o777), outside_links=True)
+    after = outside.stat()
+    assert (after.st_mode, after.st_mtime_ns) == (before.st_mode, before.st_mtime_ns)
+
+
+def test_the_times_of_a_symlink_are_its_own(tmp_path: Path, outside: Path) -> None:
+    dated = pax({b"path": b"x", b"linkpath": CANARY, b"mtime": b"1000000.000000001"}) + tar_member(b"x", flag=b"2")
+    assert not get(tmp_path, dated, outside_links=True)
+    assert (tmp_path / "target" / "x").lstat().st_mtime_ns == 1_000_000_000_000_001
+
+
+@pytest.mark.parametrize("outside_links", [False, True])
 @pytest.mark.parametrize(
     "members",
     [
@@ -98,8 +134,10 @@ def test_the_mode_of_a_folder_is_not_set_through_a_symlink(tmp_path: Path, outsi
     ],
     ids=["symlink", "outside", "later", "folder", "itself"],
 )
-def test_hard_links_lead_to_files_of_the_archive_only(tmp_path: Path, outside: Path, members: bytes) -> None:
-    refused = get(tmp_path, members)
+def test_hard_links_lead_to_files_of_the_archive_only(
+    tmp_path: Path, outside: Path, members: bytes, outside_links: bool
+) -> None:
+    refused = get(tmp_path, members, outside_links=outside_links)
     assert any("x" in one for one in refused)
     assert not os.path.lexists(tmp_path / "target" / "x") or not (tmp_path / "target" / "x").is_symlink()
 

@@ -169,7 +169,98 @@ def test_special_bits_are_dropped_and_read_only_folders_are_filled(tmp_path: Pat
     )
     unpack(packed, tmp_path / "t", lambda _: None)
     assert (tmp_path / "t" / "setuid").stat().st_mode & 0o7777 == 0o755
-    assert (tmp_path / "t" / "locked" / "file").read_bytes() == b"y"
+    assert (tmp_path / "t" / "locked" / "file").stat().st_size == 1
+
+
+MODES = {"open": 0o777, "shared": 0o666, "private": 0o400, "shut": 0o000, "plain": 0o644}
+FOLDERS = {"group": 0o775, "sealed": 0o500, "hidden": 0o700}
+
+
+def test_modes_and_times_come_back_to_the_bit_and_the_nanosecond(tmp_path: Path) -> None:
+    source, down = tmp_path / "source", tmp_path / "down"
+    times = {name: 1_700_000_000_123_456_789 + number for number, name in enumerate((*MODES, *FOLDERS, "link", "in"))}
+    times["plain"] = 1_700_000_000_000_000_000
+    times["open"] = -1_500_000_001
+    for name in FOLDERS:
+        (source / name).mkdir(parents=True)
+    for name in MODES:
+        (source / name).write_text(name)
+    (source / "sealed" / "in").write_text("x")
+    os.symlink("plain", source / "link")
+    paths = {name: source / name for name in (*MODES, *FOLDERS, "link")} | {"in": source / "sealed" / "in"}
+    for name, path in paths.items():
+        os.utime(path, ns=(times[name], times[name]), follow_symlinks=False)
+    packed = io.BytesIO()
+    for name, mode in (FOLDERS | {name: mode for name, mode in MODES.items() if name != "shut"}).items():
+        paths[name].chmod(mode)
+    pack([source], packed, print)
+    packed.seek(0)
+    umask = os.umask(0o077)
+    try:
+        unpack(packed, down, print)
+    finally:
+        os.umask(umask)
+    came = {name: (down / path.relative_to(source)).lstat() for name, path in paths.items()}
+    assert {name: state.st_mtime_ns for name, state in came.items()} == times
+    assert {name: came[name].st_mode & 0o7777 for name in (*MODES, *FOLDERS)} == {
+        name: paths[name].stat().st_mode & 0o7777 for name in (*MODES, *FOLDERS)
+    }
+    assert came["private"].st_mode & 0o7777 == 0o400
+    assert came["sealed"].st_mode & 0o7777 == 0o500
+
+
+def test_a_file_that_nobody_may_read_comes_down_as_one(tmp_path: Path) -> None:
+    unpack(
+        archive((member("shut", mode=0), b"x"), (member("none", tarfile.DIRTYPE, mode=0), b"")), tmp_path / "t", print
+    )
+    assert [(tmp_path / "t" / name).stat().st_mode & 0o7777 for name in ("shut", "none")] == [0, 0]
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "1e9", "9" * 30, "", "x", "1_0", "٣", "0x10", "-"])
+def test_times_that_are_none_are_1970(tmp_path: Path, text: str) -> None:
+    strange = member("f")
+    strange.pax_headers = {"mtime": text}
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(strange)
+    packed.seek(0)
+    unpack(packed, tmp_path / "t", print)
+    assert (tmp_path / "t" / "f").stat().st_mtime_ns == 0
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        bytes(5 << 20),
+        b"a" + bytes(3 << 20) + b"b",
+        bytes(1 << 20) + b"middle" + bytes((1 << 20) + 17),
+        bytes(100),
+        (b"x" * 4096 + bytes(200 << 10)) * 9,
+    ],
+    ids=["zeros", "ends", "middle", "small", "many"],
+)
+def test_runs_of_zeros_become_holes_and_nothing_else_changes(tmp_path: Path, data: bytes) -> None:
+    unpack(archive((member("f"), data)), tmp_path / "t", print)
+    assert (tmp_path / "t" / "f").read_bytes() == data
+    if not data.strip(b"\0") and len(data) > 1 << 20:
+        assert (tmp_path / "t" / "f").stat().st_blocks * 512 < len(data) // 2
+
+
+def test_symlinks_that_lead_out_are_made_when_asked_for(claw: Claw, services: Services, tmp_path: Path) -> None:
+    links = [
+        member("venv/python3", tarfile.SYMTYPE, "/usr/bin/python3"),
+        member("venv/up", tarfile.SYMTYPE, "../../elsewhere"),
+    ]
+    claw("ws", "create", "w")
+    services.workspaces.archive = archive(*((link, b"") for link in links)).getvalue()
+    ran = claw("ws", "get", "w", str(tmp_path / "without"))
+    assert ran.code == 6
+    assert ran.err.count("leads out of the folder; --outside-links makes it all the same") == 2
+    assert not os.path.lexists(tmp_path / "without" / "venv" / "python3")
+    ran = claw("ws", "get", "w", str(tmp_path / "with"), "--outside-links")
+    assert ran.code == 0, ran.err
+    assert os.readlink(tmp_path / "with" / "venv" / "python3") == "/usr/bin/python3"
+    assert os.readlink(tmp_path / "with" / "venv" / "up") == "../../elsewhere"
 
 
 def test_unpacking_wants_an_empty_folder(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,11 @@ _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _PIECE: Final = 1 << 20
+_BLOCK: Final = 64 << 10
+_ZEROS: Final = bytes(_BLOCK)
+_SECOND: Final = 10**9
 _YEAR_9999: Final = 253_402_300_799
+_DECIMAL: Final = re.compile(r"(-?)([0-9]{1,12})(?:\.([0-9]*))?", re.ASCII)
 _OF_THE_ENTRY: Final = (
     errno.ELOOP,
     errno.ENOTDIR,
@@ -109,17 +114,22 @@ def _add(tar: tarfile.TarFile, directory: int, name: str, inside: str, packed: d
 
 
 def _described(info: tarfile.TarInfo, state: os.stat_result) -> tarfile.TarInfo:
-    info.mode, info.mtime = stat.S_IMODE(state.st_mode), state.st_mtime
+    info.mode, info.mtime = stat.S_IMODE(state.st_mode), state.st_mtime_ns // _SECOND
+    if state.st_mtime_ns % _SECOND:
+        # As text: a float holds no nanoseconds of our days.
+        sign, (whole, part) = "-" if state.st_mtime_ns < 0 else "", divmod(abs(state.st_mtime_ns), _SECOND)
+        info.pax_headers = {"mtime": f"{sign}{whole}.{part:09d}"}
     return info
 
 
-def unpack(archive: IO[bytes], target: Path, skipped: Callable[[str], None]) -> int:
+def unpack(archive: IO[bytes], target: Path, skipped: Callable[[str], None], *, outside_links: bool = False) -> int:
     """Write a tar to the folder `target`, which is new or empty; answers the number of entries.
 
     Nothing is ever made outside of `target`, whatever the archive says and whoever else writes there: names are
     relative, without `..`, and are walked step by step without following symlinks, which are made last of all. A
-    symlink that may lead out, a hard link to anything but a file that came before it, devices, FIFOs and sparse files
-    are refused, and told to `skipped`. Special bits are dropped, and what others could write they cannot.
+    symlink that may lead out (made as it stands with `outside_links`, but never followed), a hard link to anything but
+    a file that came before it, devices, FIFOs and sparse files are refused, and told to `skipped`. Permission bits and
+    times, to the nanosecond, are the archive's, whatever the umask; setuid, setgid and sticky bits are dropped.
 
     Raises `InvalidArgumentError` for what is no whole tar (compressed ones are none either).
     """
@@ -129,7 +139,7 @@ def unpack(archive: IO[bytes], target: Path, skipped: Callable[[str], None]) -> 
     root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with tarfile.open(fileobj=archive, mode="r:") as tar:
-            return _Unpacking(root, tar, skipped).run()
+            return _Unpacking(root, tar, skipped, outside_links).run()
     except (tarfile.TarError, EOFError, OverflowError, RecursionError, ValueError) as error:
         raise InvalidArgumentError(f"what came is no whole archive: {error}", field="archive") from error
     finally:
@@ -141,10 +151,11 @@ class _RefusedError(Exception):
 
 
 class _Unpacking:
-    def __init__(self, root: int, tar: tarfile.TarFile, skipped: Callable[[str], None]) -> None:
+    def __init__(self, root: int, tar: tarfile.TarFile, skipped: Callable[[str], None], outside_links: bool) -> None:
         self._root = root
         self._tar = tar
         self._skipped = skipped
+        self._outside_links = outside_links
         self._files: set[tuple[str, ...]] = set()
         self._folders: dict[tuple[str, ...], tarfile.TarInfo] = {}
         self._symlinks: list[tarfile.TarInfo] = []
@@ -206,11 +217,11 @@ class _Unpacking:
                 if not piece:
                     raise EOFError("it ends within a file")
                 left -= len(piece)
-                file.write(piece)
+                _write(file, piece)
             file.flush()
-            mode = entry.mode & 0o755 | 0o600
-            os.fchmod(file.fileno(), mode if mode & 0o100 else mode & ~0o111)
-            os.utime(file.fileno(), (_time(entry), _time(entry)))
+            file.truncate(entry.size)
+            os.fchmod(file.fileno(), entry.mode & 0o777)
+            os.utime(file.fileno(), ns=_times(entry))
 
     def _hard_link(self, entry: tarfile.TarInfo, parent: int, name: str, steps: tuple[str, ...]) -> None:
         source = _steps(entry.linkname)
@@ -223,17 +234,18 @@ class _Unpacking:
 
     def _symlink(self, entry: tarfile.TarInfo) -> None:
         steps = _steps(entry.name)
-        _check_target(entry.linkname, len(steps) - 1)
+        _check_target(entry.linkname, len(steps) - 1, self._outside_links)
         with self._place(steps) as (parent, name):
             os.symlink(entry.linkname, name, dir_fd=parent)
+            os.utime(name, ns=_times(entry), dir_fd=parent, follow_symlinks=False)
         self._count += 1
 
     def _finish(self, entry: tarfile.TarInfo, steps: tuple[str, ...]) -> None:
         with self._place(steps) as (parent, name):
             folder = os.open(name, _DIRECTORY, dir_fd=parent)
             try:
-                os.fchmod(folder, entry.mode & 0o755 | 0o700)
-                os.utime(folder, (_time(entry), _time(entry)))
+                os.fchmod(folder, entry.mode & 0o777)
+                os.utime(folder, ns=_times(entry))
             finally:
                 os.close(folder)
 
@@ -257,6 +269,16 @@ class _Unpacking:
             os.close(fd)
 
 
+def _write(file: IO[bytes], piece: bytes) -> None:
+    """Whole blocks of zeros become holes: what a task never wrote takes no space here either."""
+    for start in range(0, len(piece), _BLOCK):
+        block = piece[start : start + _BLOCK]
+        if block == _ZEROS:
+            file.seek(_BLOCK, os.SEEK_CUR)
+        else:
+            file.write(block)
+
+
 def _clear(parent: int, name: str) -> None:
     """Of several entries of one name the last one counts; a folder stays."""
     try:
@@ -276,8 +298,8 @@ def _steps(name: str) -> tuple[str, ...]:
     return steps
 
 
-def _check_target(target: str, depth: int) -> None:
-    """Refuse what may lead out of the folder from `depth` folders below it.
+def _check_target(target: str, depth: int, outside_links: bool) -> None:
+    """Refuse what may lead out of the folder from `depth` folders below it, unless `outside_links`.
 
     `..` may only come first, and not more often than there are folders: where a symlink stands is known exactly, but
     a `..` behind another name goes up from wherever that name leads. So each symlink stays inside by itself, and any
@@ -285,13 +307,26 @@ def _check_target(target: str, depth: int) -> None:
     """
     if not target or "\0" in target:
         raise _RefusedError("a symlink to nothing")
-    if target.startswith("/"):
-        raise _RefusedError("a symlink to an absolute path")
+    if outside_links:
+        return
     steps = [step for step in target.split("/") if step not in ("", ".")]
     up = next((index for index, step in enumerate(steps) if step != ".."), len(steps))
-    if up > depth or ".." in steps[up:]:
-        raise _RefusedError(f"a symlink to {target}, which may lead out of the folder")
+    if target.startswith("/") or up > depth:
+        leads = "leads"
+    elif ".." in steps[up:]:
+        leads = "may lead"
+    else:
+        return
+    raise _RefusedError(
+        f"a symlink to {target}, which {leads} out of the folder; --outside-links makes it all the same"
+    )
 
 
-def _time(entry: tarfile.TarInfo) -> float:
-    return float(entry.mtime) if 0 <= entry.mtime <= _YEAR_9999 else 0.0
+def _times(entry: tarfile.TarInfo) -> tuple[int, int]:
+    """Times of access and change in nanoseconds since 1970: of the text itself, which tarfile makes a float of."""
+    text = entry.pax_headers["mtime"] if "mtime" in entry.pax_headers else str(entry.mtime)
+    found = _DECIMAL.fullmatch(text)
+    if found is None or int(found[2]) > _YEAR_9999:
+        return 0, 0
+    mtime = int(found[2]) * _SECOND + int((found[3] or "")[:9].ljust(9, "0"))
+    return (-mtime, -mtime) if found[1] else (mtime, mtime)

@@ -51,8 +51,11 @@ async def put(session: Session, sources: Sequence[Path], *, replace: bool, creat
         session.output.line(f"{name}: {count} entries, {size(total)}, snapshot {snapshot.snapshot_id}")
 
 
-async def get(session: Session, name: str, directory: Path, snapshot: str) -> int:
-    """Fetch the tree into `directory`; answers the exit code: 6 when something was refused."""
+async def get(session: Session, name: str, directory: Path, snapshot: str, *, outside_links: bool) -> int:
+    """Fetch the tree into `directory`; answers the exit code: 6 when something was refused.
+
+    With `outside_links` symlinks that lead out of the folder are made as well.
+    """
     from cloudclaw.cli.archives import unpack
     from cloudclaw.cli.failures import PRECONDITION
     from cloudclaw.cli.text import clean
@@ -64,7 +67,7 @@ async def get(session: Session, name: str, directory: Path, snapshot: str) -> in
     with tempfile.SpooledTemporaryFile(max_size=_SPOOLED) as archive:
         await _fetch(session, name, snapshot, archive)
         archive.seek(0)
-        count = await asyncio.to_thread(unpack, archive, directory, refused.append)
+        count = await asyncio.to_thread(unpack, archive, directory, refused.append, outside_links=outside_links)
     if session.output.json:
         session.output.fields({"directory": str(directory), "entries": count, "refused": refused})
     else:

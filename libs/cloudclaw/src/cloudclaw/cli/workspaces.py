@@ -201,9 +201,12 @@ async def get(
     name: _NAME,
     directory: Annotated[Path, typer.Argument(help="New or empty folder to write to.")],
     snapshot: _SNAPSHOT = "",
+    outside_links: Annotated[
+        bool, typer.Option("--outside-links", help="Make symlinks too that lead out of the folder.")
+    ] = False,
 ) -> int:
     """Fetch the whole tree into a folder."""
-    return await transfer.get(session, name, directory, snapshot)
+    return await transfer.get(session, name, directory, snapshot, outside_links=outside_links)
 
 
 async def gc(
