@@ -15,7 +15,9 @@ import pytest
 
 from cloudclaw.cli.dev import children
 from cloudclaw.cli.dev.children import Child, ChildGaveUpError, ChildSpec
-from cloudclaw.cli.dev.options import DevDirectory
+from cloudclaw.cli.dev.components import Components
+from cloudclaw.cli.dev.options import DevDirectory, DevOptions
+from cloudclaw.rpc.keys import write_development_key
 from tests.support.processes import alive, eventually
 from tests.unit.cli.conftest import Claw
 
@@ -185,3 +187,34 @@ def test_a_folder_has_one_dev_and_is_its_owners_alone(bare: Claw, tmp_path: Path
     finally:
         held.close()
     DevDirectory(tmp_path / "d").close()
+
+
+def test_each_service_is_given_its_own_settings_and_dev_has_the_last_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "CLAW_SCHEDULER_HISTORY__RETENTION": "60",
+        "CLAW_SCHEDULER_SERVER__LISTEN": "0.0.0.0:1",
+        "CLAW_WORKSPACE_GC__GRACE": "5",
+        "CLAW_WORKSPACE_ENDPOINT": "elsewhere:1",
+        "CLAW_POOL_MANAGER_LOG_LIMIT": "1000",
+        "CLAW_POOL_MANAGER_NODE_ID": "not-this",
+        "CLAW_TOKEN": "secret",
+    }.items():
+        monkeypatch.setenv(name, value)
+    held = DevDirectory(tmp_path / "d")
+    write_development_key(held.key)
+    try:
+        components = Components(DevOptions(tmp_path / "d", nodes=2, base_port=0), held)
+        given = {spec.name: spec.environment for spec in components.services()}
+    finally:
+        held.close()
+    theirs = {"HISTORY__RETENTION": set[str](), "GC__GRACE": set(), "LOG_LIMIT": set()}
+    for name, environment in given.items():
+        for setting, services in theirs.items():
+            services |= {name for variable in environment if variable.endswith("_" + setting)}
+    nodes = {"pool-manager@node-1", "pool-manager@node-2"}
+    assert theirs == {"HISTORY__RETENTION": {"scheduler"}, "GC__GRACE": {"workspace"}, "LOG_LIMIT": nodes}
+    assert given["scheduler"]["CLAW_SCHEDULER_SERVER__LISTEN"] == components.endpoints["scheduler"]
+    assert {given[node]["CLAW_POOL_MANAGER_NODE_ID"] for node in nodes} == {"node-1", "node-2"}
+    assert not {"CLAW_TOKEN", "CLAW_WORKSPACE_ENDPOINT"} & set().union(*given.values())

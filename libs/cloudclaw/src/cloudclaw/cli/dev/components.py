@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cloudclaw.cli.dev.children import ChildSpec
 from cloudclaw.cli.dev.options import DevDirectory, DevOptions, Ports
+from cloudclaw.config import CLIENT_VARIABLES
 from cloudclaw.errors import PreconditionError
 from cloudclaw.rpc.auth import Minter
 
@@ -136,7 +137,9 @@ class Components:
             "AUTH__KEYS": json.dumps([str(self._directory.key)]),
             **self._objects(),
         }
-        environment = _environment() | {prefix + key: value for key, value in (common | settings).items()}
+        given = {k: v for k, v in os.environ.items() if k.startswith(prefix) and k not in CLIENT_VARIABLES}
+        # What holds the stack together is dev's to say; the rest is as the caller set it.
+        environment = _environment() | given | {prefix + key: value for key, value in (common | settings).items()}
         return ChildSpec(name, [sys.executable, "-m", module], environment, stop_seconds=20.0)
 
     def _objects(self) -> dict[str, str]:
@@ -156,7 +159,7 @@ class Components:
 
 
 def _environment() -> dict[str, str]:
-    """What children inherit: enough to run, and nothing of the caller's secrets."""
+    """What all children inherit: enough to run, and nothing of the caller's secrets."""
     kept = ("PATH", "LANG", "LC_ALL", "TMPDIR", "XDG_CACHE_HOME", "HOME")
     # Without gRPC's fork handlers: what forks here is exec'd at once, and their remarks are no JSON lines.
     return {"GRPC_ENABLE_FORK_SUPPORT": "0"} | {name: os.environ[name] for name in kept if name in os.environ}
