@@ -323,3 +323,15 @@ def test_hard_links_come_down_as_links_and_reach_nothing_else(tmp_path: Path) ->
     assert (tmp_path / "down" / "same").samefile(tmp_path / "down" / "a")
     assert [line.split(":")[0] for line in refused] == ["evil", "evil2", "none"]
     assert outside.stat().st_nlink == 1
+
+
+def test_a_source_may_be_named_by_a_symlink(tmp_path: Path) -> None:
+    """Its files are packed: an empty archive in their place could empty a workspace."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "file").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("real")
+    target = tmp_path / "archive.tar"
+    with target.open("wb") as file:
+        pack([tmp_path / "link"], file, pytest.fail)
+    with tarfile.open(target) as archive:
+        assert archive.getnames() == ["file"]

@@ -77,7 +77,7 @@ def _entries(source: Path) -> Iterator[tuple[int, str, str]]:
     def refuse(error: OSError) -> None:
         raise InvalidArgumentError(f"cannot read {error.filename}: {error.strerror}", field="SOURCE") from error
 
-    for folder, folders, files, directory in os.fwalk(source / "", onerror=refuse):
+    for folder, folders, files, directory in os.fwalk(f"{source}/", onerror=refuse):
         folders.sort()
         for name in sorted(folders + files):
             yield directory, folder, name
