@@ -77,7 +77,7 @@ class History:
     def changed(self, changes: Sequence[Change]) -> None:
         """Remember which tenants' tasks left the mirror: they are in bundles by now."""
         for change in changes:
-            if change.kind is Kind.REMOVED and isinstance(change.value, tuple) and change.value[0] in self._names:
+            if change.kind is Kind.REMOVED and isinstance(change.value, tuple) and change.value[0] in self._locks:
                 self._removed[change.value[0]] = self._mirror.state.revision
 
     def reloaded(self) -> None:
@@ -194,8 +194,8 @@ class History:
             self._names.move_to_end(tenant)
         while len(self._names) > TENANTS:
             gone, _ = self._names.popitem(last=False)
-            self._removed.pop(gone, None)
             self._listed_at.pop(gone, None)
             if not self._locks[gone].locked():
                 del self._locks[gone]
+                self._removed.pop(gone, None)
         return names
