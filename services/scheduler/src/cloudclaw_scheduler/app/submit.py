@@ -11,11 +11,12 @@ from msgspec.structs import replace
 from cloudclaw.clock import Clock
 from cloudclaw.coordination import keys, life
 from cloudclaw.coordination.port import KeyValue
-from cloudclaw.coordination.records import Plan, RequestRecord, TaskRecord, TaskState, decode
+from cloudclaw.coordination.records import MAX_INLINE_SPEC, Plan, RequestRecord, TaskRecord, TaskState, decode
 from cloudclaw.coordination.transactions import Submission, Transactions, Versioned
 from cloudclaw.errors import (
     AbortedError,
     AlreadyExistsError,
+    CloudClawError,
     NotFoundError,
     PreconditionError,
     QuotaExceededError,
@@ -110,13 +111,17 @@ class Submitter:
         if self._stopped:
             raise UnavailableError("this replica is stopping; try again", retry_after=0.5, reason="STOPPING")
         digest = hashlib.sha256(spec).hexdigest() if request_id else ""
-        if request_id and (earlier := await self._earlier(tenant, request_id, digest)):
-            return earlier  # whatever is full or gone by now, it was accepted
-        if tenant in self._mirror.state.buried:
-            raise PreconditionError(f"tenant {tenant!r} is being deleted", subject=tenant, reason="TENANT_DELETED")
-        self._fullness.check()
-        self._check_pool(plan)
-        await self._check_workspace(tenant, plan)
+        try:
+            await self._check(tenant, plan)
+        except CloudClawError:
+            # Whatever is full or gone by now, a task that was accepted is answered.
+            if request_id and (earlier := await self._earlier(tenant, request_id, digest)):
+                return earlier
+            raise
+        # The transaction looks for an earlier task too; a spec that becomes an object is not stored twice.
+        large = len(spec) > MAX_INLINE_SPEC
+        if large and request_id and (earlier := await self._earlier(tenant, request_id, digest)):
+            return earlier
         task = new_id("task")
         record = life.queued(
             tenant=tenant, task=task, plan=plan, now=self._clock.wall(), op_id=new_id("op"), request=request_id
@@ -177,6 +182,14 @@ class Submitter:
                 self._metrics.ended.labels(after.state.value).inc()
             return done
         raise AbortedError(f"{task} changes too fast; try again")
+
+    async def _check(self, tenant: str, plan: Plan) -> None:
+        """Refuse what cannot be accepted now."""
+        if tenant in self._mirror.state.buried:
+            raise PreconditionError(f"tenant {tenant!r} is being deleted", subject=tenant, reason="TENANT_DELETED")
+        self._fullness.check()
+        self._check_pool(plan)
+        await self._check_workspace(tenant, plan)
 
     def _check_pool(self, plan: Plan) -> None:
         offered = self._pools.get(plan.pool, frozenset()) | self._mirror.state.pools.get(plan.pool, set())
