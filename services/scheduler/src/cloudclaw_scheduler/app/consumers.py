@@ -105,7 +105,7 @@ class Consumers:
         `NotFoundError`: no such consumer.
         """
         named = {(receipt.task, receipt.token): receipt for receipt in receipts if receipt.consumer == consumer}
-        refused = await self._ack((tenant, consumer), list(named))
+        refused = await self._ack((tenant, consumer), list(named)) if named else set()
         late = {named[receipt] for receipt in refused}
         if late or not named:
             record = (await self._get(tenant, consumer)).record

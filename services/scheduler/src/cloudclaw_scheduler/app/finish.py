@@ -92,12 +92,12 @@ class Finisher:
         if not await self._hub.reached(report.tenant, report.uid, outcome.log_end, LOG_WAIT):
             _log.info("the log is not durable yet", tenant=report.tenant, task=report.task_id, end=outcome.log_end)
             return RETRY
-        try:
-            if outcome.reason is EndReason.SLOT_FAILED:
-                # Its spool may be gone with the slot, so the node may know of less than was stored already.
-                end = await self._hub.hold(report.tenant, report.uid)
-                outcome = replace(outcome, log_end=max(outcome.log_end, end))
+        if outcome.reason is not EndReason.SLOT_FAILED:
             return await self._commit(link, report, task, outcome)
+        try:
+            # Its spool may be gone with the slot, so the node may know of less than was stored already.
+            end = await self._hub.hold(report.tenant, report.uid)
+            return await self._commit(link, report, task, replace(outcome, log_end=max(outcome.log_end, end)))
         finally:
             # What was not finished after all goes on taking its log in; once it has ended this does nothing.
             self._hub.release(report.uid)

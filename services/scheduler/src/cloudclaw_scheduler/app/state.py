@@ -130,7 +130,6 @@ class Kind(enum.Enum):
     WRITER_FREE = "writer free"  # TaskKey
     BURIED = "buried"  # str, a tenant that is being deleted
     CONSUMER = "consumer"  # TaskKey, (tenant, consumer)
-    DELIVERED = "delivered"  # Delivery
     UNDELIVERED = "undelivered"  # Delivery, which was acknowledged or whose time is over
 
 
@@ -377,7 +376,7 @@ class State:
         record = decode(entry.value, DeliveryRecord)
         delivery = Delivery(key[0], key[1], task, record.revision, entry.create_revision)
         self.deliveries.setdefault(key, {})[task] = delivery
-        return Change(Kind.DELIVERED, delivery)
+        return None
 
     def _node(self, entry: Entry, deleted: bool, node: str) -> Change:
         if deleted:

@@ -201,6 +201,7 @@ class Tails:
     async def _until_moved_on(self, tenant: str, task: str, uid: str, changed: asyncio.Event) -> None:
         """The leader said that the attempt has ended: wait until this replica's mirror shows it too."""
         while self._runs(tenant, task, uid):
+            self._feed.check()
             await changed.wait()
             changed.clear()
 
