@@ -105,8 +105,9 @@ class NodeDirectory:
         return await asyncio.to_thread(self._read_attempts)
 
     def _forget(self, uid: str) -> None:
-        (self._attempts / uid).unlink(missing_ok=True)
+        # What is left by a crash in between is found by its note and forgotten then.
         (self._logs / uid).unlink(missing_ok=True)
+        (self._attempts / uid).unlink(missing_ok=True)
 
     def _read_lease(self) -> _Lease | None:
         data = _read(self.path / "lease.json")

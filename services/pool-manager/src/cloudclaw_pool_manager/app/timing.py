@@ -49,6 +49,4 @@ async def until(event: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
             return False
         return True
     finally:
-        waiter.cancel()
-        task.cancel()
-        await asyncio.wait((task, waiter))
+        await cancel(task, waiter)

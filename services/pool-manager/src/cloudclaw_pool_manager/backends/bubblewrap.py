@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import structlog
 
 from cloudclaw.clock import Clock
+from cloudclaw.errors import CloudClawError
 from cloudclaw_pool_manager.backends import mounts, probe, spawn
 from cloudclaw_pool_manager.backends.attach import MountedTrees
 from cloudclaw_pool_manager.backends.channel import SupervisorDeadError
@@ -73,12 +74,12 @@ class BubblewrapPool:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
             # A thread starts the supervisor, and no cancellation stops that: let it come up, and take it down.
+            # Whatever comes of that, the cancellation is what the caller hears of.
+            await asyncio.wait((starting,))
             try:
-                slot = await starting
-            except (SlotFailedError, FencedIncarnationError, OSError) as error:
+                await self.destroy(starting.result())
+            except (SlotFailedError, FencedIncarnationError, CloudClawError, OSError) as error:
                 _log.info("slot.not_started", slot=f"slot-{number}", error=str(error))
-            else:
-                await self.destroy(slot)
             raise
 
     async def _start(self, number: int) -> BubblewrapSlot:

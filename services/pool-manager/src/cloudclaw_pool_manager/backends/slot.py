@@ -162,7 +162,7 @@ class BubblewrapSlot:
 
     async def mapped(self, uid: str) -> Collection[int]:
         try:
-            return await asyncio.to_thread(shared_maps, self._pid, self._groups.inside())
+            return await asyncio.to_thread(lambda: shared_maps(self._pid, self._groups.inside()))
         except OSError as error:
             raise SlotFailedError(f"the processes in {self.name} cannot be looked at: {error}") from error
 

@@ -147,7 +147,13 @@ def given_up(outcome: Outcome) -> Outcome:
     """Canceled after its program's own end, while what it left waited to be stored."""
     message = "canceled by its user while its files waited for the object store"
     return replace(
-        outcome, state=AttemptState.CANCELED, reason=EndReason.CANCELED, message=message, retryable=False, artifacts=()
+        outcome,
+        state=AttemptState.CANCELED,
+        reason=EndReason.CANCELED,
+        message=message,
+        retryable=False,
+        artifacts=(),
+        artifacts_truncated=False,
     )
 
 
