@@ -64,8 +64,10 @@ async def serve(settings: WorkspaceSettings, stop: asyncio.Event) -> None:
         # Manifests and packs.
         objects = open_objects(settings.objects)
         stack.push("objects", objects.close)
+        # A round or a large tree is many calls: one that fails now and then must not end them all.
+        steady = InsistingObjects(objects, clock)
         engine = SnapshotEngine(
-            InsistingObjects(objects, clock),
+            steady,
             settings.data_dir / "trees",
             clock,
             limits=limits,
@@ -81,15 +83,13 @@ async def serve(settings: WorkspaceSettings, stop: asyncio.Event) -> None:
         registry = CoordinationRegistry(kv, clock, writer_ttl=settings.writer_ttl)
         # Everything that refers to objects.
         census = CoordinationCensus(kv, clock)
-        # What nothing refers to goes, an hour after the last time by default.
+        # What nothing refers to goes, a day after it was first seen so by default.
         rounds = Rounds(
             census,
             census,
-            objects,
+            steady,
             Thinner(census, clock, settings.retention.retention()),
-            Collector(
-                census, objects, StoredPackLists(objects), BundleArchive(objects), clock, grace=settings.gc.grace
-            ),
+            Collector(census, steady, StoredPackLists(steady), BundleArchive(steady), clock, grace=settings.gc.grace),
             clock,
             GarbageMetrics(clock),
             uploads=objects if isinstance(objects, StaleUploads) else None,
@@ -102,9 +102,9 @@ async def serve(settings: WorkspaceSettings, stop: asyncio.Event) -> None:
             Workspaces(registry),
             Browser(registry, manager),
             Writer(registry, manager, threads, limits),
-            Artifacts(census, objects, ProtoArtifactLists(), BundleStore(objects)),
+            Artifacts(census, steady, ProtoArtifactLists(), BundleStore(steady)),
             rounds,
-            Undertaker(census, census, objects, manager),
+            Undertaker(census, census, steady, manager),
             limits,
             patience=settings.write_idle_timeout,
         )

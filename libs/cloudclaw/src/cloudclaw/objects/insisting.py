@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Final, TypeVar
 
+import structlog
+
 from cloudclaw.clock import Clock
 from cloudclaw.errors import UnavailableError
 from cloudclaw.objects.port import ObjectInfo, ObjectStore
@@ -18,6 +20,8 @@ PAUSES: Final = (0.1, 0.3, 0.9)
 
 HELD: Final = 4 << 20
 """Bytes of a stream that are kept to be sent again; a longer one is sent once."""
+
+_log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -34,7 +38,8 @@ class InsistingObjects:
         for pause in PAUSES:
             try:
                 return await call()
-            except UnavailableError:
+            except UnavailableError as error:
+                _log.info("a call of the object store is made again", error=error.message, pause=pause)
                 await self._clock.sleep(pause)
         return await call()
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import stat
 import threading
 from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Final
 
@@ -192,15 +192,17 @@ def _digest(tree: Tree, file: _Found, stop: threading.Event) -> str:
 async def _content(threads: TreeThreads, tree: Tree, file: _Found, digest: str) -> AsyncIterator[bytes]:
     """The file's bytes, which must be those of `digest`: nothing is stored under a name that is not its content's."""
     whole = hashlib.sha256()
-    fd = await threads.run(lambda _: _open(tree, file))
-    try:
+    with ExitStack() as stack:
+        fd = await threads.run(lambda _: stack.enter_context(safe.closing(_open(tree, file))))
         at = 0
-        while piece := await asyncio.to_thread(os.pread, fd, min(_PIECE, file.size - at), at):
+
+        def read(_: threading.Event) -> bytes:
+            return os.pread(fd, min(_PIECE, file.size - at), at)
+
+        while piece := await threads.run(read):
             whole.update(piece)
             at += len(piece)
             yield piece
-    finally:
-        os.close(fd)
     if whole.hexdigest() != digest:
         raise _changed(file)
 

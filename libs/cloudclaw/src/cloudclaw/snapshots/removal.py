@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import threading
@@ -82,14 +81,3 @@ def _empty(fd: int, spare: int, depth: int, removed: Removed, deep: list[bytes],
             raise Stopped
         _remove(fd, os.fsencode(entry.name), spare, depth + 1, removed, deep, stop)
     return found
-
-
-def remove_if_empty(directory: int, name: bytes) -> bool:
-    """Remove an empty directory; whether it was one."""
-    try:
-        os.rmdir(name, dir_fd=directory)
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            return False
-        raise
-    return True

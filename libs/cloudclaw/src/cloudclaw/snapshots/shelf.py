@@ -18,6 +18,7 @@ within one boot of the machine, because nothing of it was synced: after a power 
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import threading
@@ -211,7 +212,8 @@ class Shelf:
 
     def _unused(self) -> list[Ready]:
         # A clock that was set back makes trees look new; they go when it has caught up, or for room.
-        return [ready for ready in self._ready.values() if self._clock.wall() - ready.since > UNUSED]
+        now = self._clock.wall()
+        return list(itertools.takewhile(lambda ready: now - ready.since > UNUSED, self._ready.values()))
 
     def _forget(self, ready: Ready) -> None:
         del self._ready[ready.tenant, ready.snapshot]
