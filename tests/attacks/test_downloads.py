@@ -139,7 +139,7 @@ def test_hard_links_lead_to_files_of_the_archive_only(
 ) -> None:
     refused = get(tmp_path, members, outside_links=outside_links)
     assert any("x" in one for one in refused)
-    assert not os.path.lexists(tmp_path / "target" / "x") or not (tmp_path / "target" / "x").is_symlink()
+    assert not (tmp_path / "target" / "x").is_symlink()
 
 
 @pytest.mark.parametrize(

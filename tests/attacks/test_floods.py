@@ -92,7 +92,8 @@ async def test_a_flood_of_files_is_refused_stands_still_for_a_moment_only_and_go
         kept = await manager.collect(TENANT, tree, ["nothing"], PREFIX)
         await manager.release(TENANT, tree, None)
         await manager.settled()
-    assert kept.truncated or spread > 1
+    if spread == 1:
+        assert kept.truncated
     assert pause.seconds < 1.0, "it copied what it had to refuse"
     assert not tree.path.exists()
     assert not list((tmp_path / "trees" / "trash").iterdir())

@@ -15,7 +15,7 @@ import zstandard
 from msgspec.structs import replace
 
 from cloudclaw.coordination.records import SnapshotPointer
-from cloudclaw.errors import DataLossError, InvalidArgumentError
+from cloudclaw.errors import CloudClawError, DataLossError, InvalidArgumentError
 from cloudclaw.objects.memory import MemoryObjects
 from cloudclaw.snapshots import manifest as manifests
 from cloudclaw.snapshots.port import WORKSPACE
@@ -211,7 +211,7 @@ async def test_what_a_planted_tree_holds_is_judged_again_when_it_is_saved(tmp_pa
     pointer = await planted(store, *deep, symlink(os.fsdecode(canary.file)))
     manager = engine(tmp_path, store)
     tree = await manager.checkout(TENANT, pointer, "uid")
-    with pytest.raises(Exception, match="deeper than 128"):
+    with pytest.raises(CloudClawError, match="deeper than 128"):
         await manager.snapshot(TENANT, tree, "snap-1")
     await manager.release(TENANT, tree, None)
     await manager.settled()

@@ -15,7 +15,7 @@ import zstandard
 
 from cloudclaw.clock import SystemClock
 from cloudclaw.coordination.memory import MemoryKeyValue
-from cloudclaw.errors import InvalidArgumentError, QuotaExceededError
+from cloudclaw.errors import CloudClawError, InvalidArgumentError, QuotaExceededError
 from cloudclaw.objects.memory import MemoryObjects
 from cloudclaw.snapshots.port import HOME, WORKSPACE, TreeLimits
 from cloudclaw_workspace.domain.paths import to_tree
@@ -156,7 +156,7 @@ async def test_a_symlink_is_not_read_through(stack: WorkspaceStack, user: User) 
     links = {b"file": canary, b"folder": os.path.dirname(canary), b"up": b"../../../outside"}
     await user.upload("ws", b"".join(tar_member(n, flag=b"2", link=t) for n, t in links.items()) + TAR_END)
     for path in ("file", "folder/canary", "up/canary"):
-        with pytest.raises(Exception, match=r"no regular file|no file"):
+        with pytest.raises(CloudClawError, match=r"no regular file|no file"):
             await user.read("ws", path)
     assert SECRET not in await user.download("ws")
 

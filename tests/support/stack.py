@@ -28,7 +28,7 @@ from cloudclaw.v1 import (
     workspace_pb2,
     workspace_pb2_grpc,
 )
-from tests.support.processes import alive, eventually, kill
+from tests.support.processes import alive, eventually, kill, with_marker
 from tests.support.require import missing, require_bubblewrap
 
 ENDED = {
@@ -246,16 +246,12 @@ class Stack:
 
     def supervisors(self, node: str = "") -> list[int]:
         """Process ids of the supervisors of one node, or of all, found without asking its manager."""
-        marker = f"{self.directory}/nodes/{node}"
+        marker = f"{self.directory}/nodes/" + (f"{node}/" if node else "")
         found = []
-        for entry in os.listdir("/proc"):
-            if not entry.isdigit():
-                continue
+        for pid in with_marker("cloudclaw_supervisor"):
             with contextlib.suppress(OSError):
-                if b"cloudclaw_supervisor" not in Path(f"/proc/{entry}/cmdline").read_bytes():
-                    continue
-                if os.readlink(f"/proc/{entry}/cwd").startswith(marker):
-                    found.append(int(entry))
+                if os.readlink(f"/proc/{pid}/cwd").startswith(marker):
+                    found.append(pid)
         self._slot_pids.update(found)
         return found
 

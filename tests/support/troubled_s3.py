@@ -65,12 +65,6 @@ def slow(seconds: float) -> Plan:
     return lambda _: Trouble(delay=seconds)
 
 
-def every(count: int) -> Plan:
-    """Every `count`-th request fails as an overloaded server's does."""
-    numbers = itertools.count(1)
-    return lambda _: Trouble(status=503, code="SlowDown") if next(numbers) % count == 0 else None
-
-
 def every_failing(count: int) -> Plan:
     """Every `count`-th request fails, by turns with a dropped connection and with an answer."""
     numbers = itertools.count(1)

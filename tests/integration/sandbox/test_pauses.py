@@ -16,6 +16,7 @@ from cloudclaw_pool_manager.backends.slot import BubblewrapSlot
 from cloudclaw_pool_manager.domain.attempt import KillReason
 from cloudclaw_pool_manager.ports.backend import Slot, SlotFailedError, SlotPhase
 from tests.support import slots
+from tests.support.processes import eventually
 from tests.support.slots import PYTHON, Node
 
 pytestmark = pytest.mark.sandbox
@@ -193,7 +194,8 @@ async def test_an_attempt_that_nobody_comes_back_for_is_killed_in_its_pause_too(
     uid, _ = await ticking(node, slot, deadline=slots.soon(0.3))
     await slot.freeze(uid)
     await pool.close()
-    await asyncio.sleep(0.8)  # nobody is there to be told
+    record = node.config.node_dir / f"slots/slot-0/ctl/spool/{uid}/exit.json"
+    await eventually("it is killed", record.exists)
     (adopted,) = await node.pool(incarnation=2).adopt()
     status = await adopted.status()
     assert status.exit is not None
