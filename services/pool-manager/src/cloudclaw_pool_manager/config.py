@@ -90,6 +90,9 @@ class PoolManagerSettings(ServiceSettings):
         default=None, description="file with a token of role `node`; read again at every connect"
     )
     pools: list[PoolSettings] = Field(default_factory=lambda: [PoolSettings()], min_length=1, description="the pools")
+    gateway_socket: Path | None = Field(
+        default=None, description="control socket of this node's model gateway; without it sandboxes have no way out"
+    )
     labels: dict[str, str] = Field(default_factory=dict, description="labels that operators see")
     lease_ttl: int = Field(default=10, ge=5, le=300, description="seconds that the node's lease outlives its renewal")
     grace: float = Field(
