@@ -6,6 +6,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
+from cloudclaw.agents.transcript import Transcript
 from cloudclaw.errors import PreconditionError
 from cloudclaw_pool_manager.backends.bubblewrap import BubblewrapPool
 from cloudclaw_pool_manager.domain.attempt import Exit, KillReason
@@ -25,7 +26,7 @@ class Echo:
 
     def launch(self, request: object) -> None: ...
 
-    def judge(self, request: object, exit: object) -> None: ...
+    def judge(self, request: object, exit: object, transcript: object) -> None: ...
 
 
 class Half:
@@ -52,7 +53,7 @@ def test_the_installed_runtimes_and_backends_are_found() -> None:
 def test_a_command_that_a_file_limit_ended_is_told_so(code: int, named: str) -> None:
     request = RunRequest(argv=("sh",), prompt="", env={}, session_id="", resumes=False, identity={})
     ended = Exit(code, 0, KillReason.NONE, oom_killed=False, log_end=0, started=0.0, ended=1.0)
-    verdict = CommandRuntime().judge(request, ended)
+    verdict = CommandRuntime().judge(request, ended, Transcript())
     assert (verdict.succeeded, verdict.reason) == (False, "NONZERO_EXIT")
     assert named in verdict.message
     assert ("SIGXFSZ" in verdict.message) == (code == 153)

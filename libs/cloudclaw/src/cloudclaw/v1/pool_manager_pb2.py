@@ -26,45 +26,45 @@ from cloudclaw.v1 import scheduler_pb2 as cloudclaw_dot_v1_dot_scheduler__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63loudclaw/v1/pool_manager.proto\x12\x0c\x63loudclaw.v1\x1a\x1c\x63loudclaw/v1/scheduler.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xee\x03\n\x04Slot\x12\x0c\n\x04slot\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.cloudclaw.v1.SlotState\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\x05\x12\x0b\n\x03uid\x18\x05 \x01(\r\x12\x12\n\nuid_shared\x18\x06 \x01(\x08\x12\x0e\n\x06tenant\x18\x07 \x01(\t\x12\x0f\n\x07task_id\x18\x08 \x01(\t\x12.\n\nstate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x61ttempts_served\x18\n \x01(\x04\x12\x15\n\rsandbox_ready\x18\x0b \x01(\x08\x12)\n\x03\x63pu\x18\x0c \x01(\x0e\x32\x1c.cloudclaw.v1.LimitMechanism\x12,\n\x06memory\x18\r \x01(\x0e\x32\x1c.cloudclaw.v1.LimitMechanism\x12*\n\x04pids\x18\x0e \x01(\x0e\x32\x1c.cloudclaw.v1.LimitMechanism\x12*\n\x04\x64isk\x18\x0f \x01(\x0e\x32\x1c.cloudclaw.v1.LimitMechanism\x12\x14\n\x0clast_failure\x18\x10 \x01(\t\x12,\n\x08progress\x18\x11 \x01(\x0b\x32\x1a.cloudclaw.v1.TreeProgress\"\x1e\n\x0eGetPoolRequest\x12\x0c\n\x04pool\x18\x01 \x01(\t\"f\n\x04Pool\x12,\n\x08\x63\x61pacity\x18\x01 \x01(\x0b\x32\x1a.cloudclaw.v1.PoolCapacity\x12\x10\n\x08hard_cap\x18\x02 \x01(\r\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\"4\n\x0fGetPoolResponse\x12!\n\x05pools\x18\x01 \x03(\x0b\x32\x12.cloudclaw.v1.Pool\"G\n\x10ListSlotsRequest\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"O\n\x11ListSlotsResponse\x12!\n\x05slots\x18\x01 \x03(\x0b\x32\x12.cloudclaw.v1.Slot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"0\n\x11ResizePoolRequest\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\r\n\x05slots\x18\x02 \x01(\r\"6\n\x12ResizePoolResponse\x12 \n\x04pool\x18\x01 \x01(\x0b\x32\x12.cloudclaw.v1.Pool\"%\n\x10\x44rainNodeRequest\x12\x11\n\thand_over\x18\x01 \x01(\x08\"$\n\x11\x44rainNodeResponse\x12\x0f\n\x07running\x18\x01 \x01(\r\"\x14\n\x12UndrainNodeRequest\"\x15\n\x13UndrainNodeResponse\"1\n\x12RecycleSlotRequest\x12\x0c\n\x04slot\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"7\n\x13RecycleSlotResponse\x12 \n\x04slot\x18\x01 \x01(\x0b\x32\x12.cloudclaw.v1.Slot*\xa0\x01\n\tSlotState\x12\x1a\n\x16SLOT_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17SLOT_STATE_PROVISIONING\x10\x01\x12\x13\n\x0fSLOT_STATE_IDLE\x10\x02\x12\x17\n\x13SLOT_STATE_ASSIGNED\x10\x03\x12\x17\n\x13SLOT_STATE_DRAINING\x10\x04\x12\x13\n\x0fSLOT_STATE_GONE\x10\x05*\xc2\x01\n\x0eLimitMechanism\x12\x1f\n\x1bLIMIT_MECHANISM_UNSPECIFIED\x10\x00\x12\x18\n\x14LIMIT_MECHANISM_NONE\x10\x01\x12\x1a\n\x16LIMIT_MECHANISM_RLIMIT\x10\x02\x12\x1d\n\x19LIMIT_MECHANISM_CGROUP_V1\x10\x03\x12\x1d\n\x19LIMIT_MECHANISM_CGROUP_V2\x10\x04\x12\x1b\n\x17LIMIT_MECHANISM_WATCHED\x10\x05\x32\xf1\x03\n\x12PoolManagerService\x12\x46\n\x07GetPool\x12\x1c.cloudclaw.v1.GetPoolRequest\x1a\x1d.cloudclaw.v1.GetPoolResponse\x12L\n\tListSlots\x12\x1e.cloudclaw.v1.ListSlotsRequest\x1a\x1f.cloudclaw.v1.ListSlotsResponse\x12O\n\nResizePool\x12\x1f.cloudclaw.v1.ResizePoolRequest\x1a .cloudclaw.v1.ResizePoolResponse\x12L\n\tDrainNode\x12\x1e.cloudclaw.v1.DrainNodeRequest\x1a\x1f.cloudclaw.v1.DrainNodeResponse\x12R\n\x0bUndrainNode\x12 .cloudclaw.v1.UndrainNodeRequest\x1a!.cloudclaw.v1.UndrainNodeResponse\x12R\n\x0bRecycleSlot\x12 .cloudclaw.v1.RecycleSlotRequest\x1a!.cloudclaw.v1.RecycleSlotResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63loudclaw/v1/pool_manager.proto\x12\x0c\x63loudclaw.v1\x1a\x1c\x63loudclaw/v1/scheduler.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x97\x04\n\x04Slot\x12\x0c\n\x04slot\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.cloudclaw.v1.SlotState\x12\x0c\n\x04pool\x18\x03 \x01(\t\x12\x0b\n\x03pid\x18\x04 \x01(\x05\x12\x0b\n\x03uid\x18\x05 \x01(\r\x12\x12\n\nuid_shared\x18\x06 \x01(\x08\x12\x0e\n\x06tenant\x18\x07 \x01(\t\x12\x0f\n\x07task_id\x18\x08 \x01(\t\x12.\n\nstate_time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x17\n\x0f\x61ttempts_served\x18\n \x01(\x04\x12\x15\n\rsandbox_ready\x18\x0b \x01(\x08\x12)\n\x03\x63pu\x18\x0c \x01(\x0e\x32\x1c.cloudclaw.v1.LimitMechanism\x12,\n\x06memory\x18\r \x01(\x0e\x32\x1c.cloudclaw.v1.LimitMechanism\x12*\n\x04pids\x18\x0e \x01(\x0e\x32\x1c.cloudclaw.v1.LimitMechanism\x12*\n\x04\x64isk\x18\x0f \x01(\x0e\x32\x1c.cloudclaw.v1.LimitMechanism\x12\x14\n\x0clast_failure\x18\x10 \x01(\t\x12,\n\x08progress\x18\x11 \x01(\x0b\x32\x1a.cloudclaw.v1.TreeProgress\x12\x0c\n\x04warm\x18\x12 \x01(\t\x12\x19\n\x11warm_memory_bytes\x18\x13 \x01(\x04\"\x1e\n\x0eGetPoolRequest\x12\x0c\n\x04pool\x18\x01 \x01(\t\"f\n\x04Pool\x12,\n\x08\x63\x61pacity\x18\x01 \x01(\x0b\x32\x1a.cloudclaw.v1.PoolCapacity\x12\x10\n\x08hard_cap\x18\x02 \x01(\r\x12\x0c\n\x04node\x18\x03 \x01(\t\x12\x10\n\x08\x64raining\x18\x04 \x01(\x08\"4\n\x0fGetPoolResponse\x12!\n\x05pools\x18\x01 \x03(\x0b\x32\x12.cloudclaw.v1.Pool\"G\n\x10ListSlotsRequest\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"O\n\x11ListSlotsResponse\x12!\n\x05slots\x18\x01 \x03(\x0b\x32\x12.cloudclaw.v1.Slot\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"0\n\x11ResizePoolRequest\x12\x0c\n\x04pool\x18\x01 \x01(\t\x12\r\n\x05slots\x18\x02 \x01(\r\"6\n\x12ResizePoolResponse\x12 \n\x04pool\x18\x01 \x01(\x0b\x32\x12.cloudclaw.v1.Pool\"%\n\x10\x44rainNodeRequest\x12\x11\n\thand_over\x18\x01 \x01(\x08\"$\n\x11\x44rainNodeResponse\x12\x0f\n\x07running\x18\x01 \x01(\r\"\x14\n\x12UndrainNodeRequest\"\x15\n\x13UndrainNodeResponse\"1\n\x12RecycleSlotRequest\x12\x0c\n\x04slot\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"7\n\x13RecycleSlotResponse\x12 \n\x04slot\x18\x01 \x01(\x0b\x32\x12.cloudclaw.v1.Slot*\xa0\x01\n\tSlotState\x12\x1a\n\x16SLOT_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17SLOT_STATE_PROVISIONING\x10\x01\x12\x13\n\x0fSLOT_STATE_IDLE\x10\x02\x12\x17\n\x13SLOT_STATE_ASSIGNED\x10\x03\x12\x17\n\x13SLOT_STATE_DRAINING\x10\x04\x12\x13\n\x0fSLOT_STATE_GONE\x10\x05*\xc2\x01\n\x0eLimitMechanism\x12\x1f\n\x1bLIMIT_MECHANISM_UNSPECIFIED\x10\x00\x12\x18\n\x14LIMIT_MECHANISM_NONE\x10\x01\x12\x1a\n\x16LIMIT_MECHANISM_RLIMIT\x10\x02\x12\x1d\n\x19LIMIT_MECHANISM_CGROUP_V1\x10\x03\x12\x1d\n\x19LIMIT_MECHANISM_CGROUP_V2\x10\x04\x12\x1b\n\x17LIMIT_MECHANISM_WATCHED\x10\x05\x32\xf1\x03\n\x12PoolManagerService\x12\x46\n\x07GetPool\x12\x1c.cloudclaw.v1.GetPoolRequest\x1a\x1d.cloudclaw.v1.GetPoolResponse\x12L\n\tListSlots\x12\x1e.cloudclaw.v1.ListSlotsRequest\x1a\x1f.cloudclaw.v1.ListSlotsResponse\x12O\n\nResizePool\x12\x1f.cloudclaw.v1.ResizePoolRequest\x1a .cloudclaw.v1.ResizePoolResponse\x12L\n\tDrainNode\x12\x1e.cloudclaw.v1.DrainNodeRequest\x1a\x1f.cloudclaw.v1.DrainNodeResponse\x12R\n\x0bUndrainNode\x12 .cloudclaw.v1.UndrainNodeRequest\x1a!.cloudclaw.v1.UndrainNodeResponse\x12R\n\x0bRecycleSlot\x12 .cloudclaw.v1.RecycleSlotRequest\x1a!.cloudclaw.v1.RecycleSlotResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cloudclaw.v1.pool_manager_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SLOTSTATE']._serialized_start=1290
-  _globals['_SLOTSTATE']._serialized_end=1450
-  _globals['_LIMITMECHANISM']._serialized_start=1453
-  _globals['_LIMITMECHANISM']._serialized_end=1647
+  _globals['_SLOTSTATE']._serialized_start=1331
+  _globals['_SLOTSTATE']._serialized_end=1491
+  _globals['_LIMITMECHANISM']._serialized_start=1494
+  _globals['_LIMITMECHANISM']._serialized_end=1688
   _globals['_SLOT']._serialized_start=113
-  _globals['_SLOT']._serialized_end=607
-  _globals['_GETPOOLREQUEST']._serialized_start=609
-  _globals['_GETPOOLREQUEST']._serialized_end=639
-  _globals['_POOL']._serialized_start=641
-  _globals['_POOL']._serialized_end=743
-  _globals['_GETPOOLRESPONSE']._serialized_start=745
-  _globals['_GETPOOLRESPONSE']._serialized_end=797
-  _globals['_LISTSLOTSREQUEST']._serialized_start=799
-  _globals['_LISTSLOTSREQUEST']._serialized_end=870
-  _globals['_LISTSLOTSRESPONSE']._serialized_start=872
-  _globals['_LISTSLOTSRESPONSE']._serialized_end=951
-  _globals['_RESIZEPOOLREQUEST']._serialized_start=953
-  _globals['_RESIZEPOOLREQUEST']._serialized_end=1001
-  _globals['_RESIZEPOOLRESPONSE']._serialized_start=1003
-  _globals['_RESIZEPOOLRESPONSE']._serialized_end=1057
-  _globals['_DRAINNODEREQUEST']._serialized_start=1059
-  _globals['_DRAINNODEREQUEST']._serialized_end=1096
-  _globals['_DRAINNODERESPONSE']._serialized_start=1098
-  _globals['_DRAINNODERESPONSE']._serialized_end=1134
-  _globals['_UNDRAINNODEREQUEST']._serialized_start=1136
-  _globals['_UNDRAINNODEREQUEST']._serialized_end=1156
-  _globals['_UNDRAINNODERESPONSE']._serialized_start=1158
-  _globals['_UNDRAINNODERESPONSE']._serialized_end=1179
-  _globals['_RECYCLESLOTREQUEST']._serialized_start=1181
-  _globals['_RECYCLESLOTREQUEST']._serialized_end=1230
-  _globals['_RECYCLESLOTRESPONSE']._serialized_start=1232
-  _globals['_RECYCLESLOTRESPONSE']._serialized_end=1287
-  _globals['_POOLMANAGERSERVICE']._serialized_start=1650
-  _globals['_POOLMANAGERSERVICE']._serialized_end=2147
+  _globals['_SLOT']._serialized_end=648
+  _globals['_GETPOOLREQUEST']._serialized_start=650
+  _globals['_GETPOOLREQUEST']._serialized_end=680
+  _globals['_POOL']._serialized_start=682
+  _globals['_POOL']._serialized_end=784
+  _globals['_GETPOOLRESPONSE']._serialized_start=786
+  _globals['_GETPOOLRESPONSE']._serialized_end=838
+  _globals['_LISTSLOTSREQUEST']._serialized_start=840
+  _globals['_LISTSLOTSREQUEST']._serialized_end=911
+  _globals['_LISTSLOTSRESPONSE']._serialized_start=913
+  _globals['_LISTSLOTSRESPONSE']._serialized_end=992
+  _globals['_RESIZEPOOLREQUEST']._serialized_start=994
+  _globals['_RESIZEPOOLREQUEST']._serialized_end=1042
+  _globals['_RESIZEPOOLRESPONSE']._serialized_start=1044
+  _globals['_RESIZEPOOLRESPONSE']._serialized_end=1098
+  _globals['_DRAINNODEREQUEST']._serialized_start=1100
+  _globals['_DRAINNODEREQUEST']._serialized_end=1137
+  _globals['_DRAINNODERESPONSE']._serialized_start=1139
+  _globals['_DRAINNODERESPONSE']._serialized_end=1175
+  _globals['_UNDRAINNODEREQUEST']._serialized_start=1177
+  _globals['_UNDRAINNODEREQUEST']._serialized_end=1197
+  _globals['_UNDRAINNODERESPONSE']._serialized_start=1199
+  _globals['_UNDRAINNODERESPONSE']._serialized_end=1220
+  _globals['_RECYCLESLOTREQUEST']._serialized_start=1222
+  _globals['_RECYCLESLOTREQUEST']._serialized_end=1271
+  _globals['_RECYCLESLOTRESPONSE']._serialized_start=1273
+  _globals['_RECYCLESLOTRESPONSE']._serialized_end=1328
+  _globals['_POOLMANAGERSERVICE']._serialized_start=1691
+  _globals['_POOLMANAGERSERVICE']._serialized_end=2188
 # @@protoc_insertion_point(module_scope)

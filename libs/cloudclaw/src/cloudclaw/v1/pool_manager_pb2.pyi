@@ -42,7 +42,7 @@ LIMIT_MECHANISM_CGROUP_V2: LimitMechanism
 LIMIT_MECHANISM_WATCHED: LimitMechanism
 
 class Slot(_message.Message):
-    __slots__ = ("slot", "state", "pool", "pid", "uid", "uid_shared", "tenant", "task_id", "state_time", "attempts_served", "sandbox_ready", "cpu", "memory", "pids", "disk", "last_failure", "progress")
+    __slots__ = ("slot", "state", "pool", "pid", "uid", "uid_shared", "tenant", "task_id", "state_time", "attempts_served", "sandbox_ready", "cpu", "memory", "pids", "disk", "last_failure", "progress", "warm", "warm_memory_bytes")
     SLOT_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     POOL_FIELD_NUMBER: _ClassVar[int]
@@ -60,6 +60,8 @@ class Slot(_message.Message):
     DISK_FIELD_NUMBER: _ClassVar[int]
     LAST_FAILURE_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    WARM_FIELD_NUMBER: _ClassVar[int]
+    WARM_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     slot: str
     state: SlotState
     pool: str
@@ -77,7 +79,9 @@ class Slot(_message.Message):
     disk: LimitMechanism
     last_failure: str
     progress: _scheduler_pb2.TreeProgress
-    def __init__(self, slot: _Optional[str] = ..., state: _Optional[_Union[SlotState, str]] = ..., pool: _Optional[str] = ..., pid: _Optional[int] = ..., uid: _Optional[int] = ..., uid_shared: bool = ..., tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., state_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempts_served: _Optional[int] = ..., sandbox_ready: bool = ..., cpu: _Optional[_Union[LimitMechanism, str]] = ..., memory: _Optional[_Union[LimitMechanism, str]] = ..., pids: _Optional[_Union[LimitMechanism, str]] = ..., disk: _Optional[_Union[LimitMechanism, str]] = ..., last_failure: _Optional[str] = ..., progress: _Optional[_Union[_scheduler_pb2.TreeProgress, _Mapping]] = ...) -> None: ...
+    warm: str
+    warm_memory_bytes: int
+    def __init__(self, slot: _Optional[str] = ..., state: _Optional[_Union[SlotState, str]] = ..., pool: _Optional[str] = ..., pid: _Optional[int] = ..., uid: _Optional[int] = ..., uid_shared: bool = ..., tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., state_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempts_served: _Optional[int] = ..., sandbox_ready: bool = ..., cpu: _Optional[_Union[LimitMechanism, str]] = ..., memory: _Optional[_Union[LimitMechanism, str]] = ..., pids: _Optional[_Union[LimitMechanism, str]] = ..., disk: _Optional[_Union[LimitMechanism, str]] = ..., last_failure: _Optional[str] = ..., progress: _Optional[_Union[_scheduler_pb2.TreeProgress, _Mapping]] = ..., warm: _Optional[str] = ..., warm_memory_bytes: _Optional[int] = ...) -> None: ...
 
 class GetPoolRequest(_message.Message):
     __slots__ = ("pool",)

@@ -165,7 +165,7 @@ class WatchEventsRequest(_message.Message):
     def __init__(self, task_id: _Optional[str] = ..., from_sequence: _Optional[int] = ..., follow: bool = ...) -> None: ...
 
 class RunEvent(_message.Message):
-    __slots__ = ("sequence", "attempt", "time", "message", "tool_call", "tool_result", "usage", "progress", "error")
+    __slots__ = ("sequence", "attempt", "time", "message", "tool_call", "tool_result", "usage", "progress", "error", "started", "retry", "finished")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
@@ -175,6 +175,9 @@ class RunEvent(_message.Message):
     USAGE_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    STARTED_FIELD_NUMBER: _ClassVar[int]
+    RETRY_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     attempt: int
     time: _timestamp_pb2.Timestamp
@@ -184,15 +187,52 @@ class RunEvent(_message.Message):
     usage: _task_pb2.Usage
     progress: RunProgress
     error: RunError
-    def __init__(self, sequence: _Optional[int] = ..., attempt: _Optional[int] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., message: _Optional[_Union[RunMessage, _Mapping]] = ..., tool_call: _Optional[_Union[RunToolCall, _Mapping]] = ..., tool_result: _Optional[_Union[RunToolResult, _Mapping]] = ..., usage: _Optional[_Union[_task_pb2.Usage, _Mapping]] = ..., progress: _Optional[_Union[RunProgress, _Mapping]] = ..., error: _Optional[_Union[RunError, _Mapping]] = ...) -> None: ...
+    started: RunStarted
+    retry: RunRetry
+    finished: RunFinished
+    def __init__(self, sequence: _Optional[int] = ..., attempt: _Optional[int] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., message: _Optional[_Union[RunMessage, _Mapping]] = ..., tool_call: _Optional[_Union[RunToolCall, _Mapping]] = ..., tool_result: _Optional[_Union[RunToolResult, _Mapping]] = ..., usage: _Optional[_Union[_task_pb2.Usage, _Mapping]] = ..., progress: _Optional[_Union[RunProgress, _Mapping]] = ..., error: _Optional[_Union[RunError, _Mapping]] = ..., started: _Optional[_Union[RunStarted, _Mapping]] = ..., retry: _Optional[_Union[RunRetry, _Mapping]] = ..., finished: _Optional[_Union[RunFinished, _Mapping]] = ...) -> None: ...
 
 class RunMessage(_message.Message):
-    __slots__ = ("role", "text")
+    __slots__ = ("role", "text", "message_id")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
     role: str
     text: str
-    def __init__(self, role: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
+    message_id: str
+    def __init__(self, role: _Optional[str] = ..., text: _Optional[str] = ..., message_id: _Optional[str] = ...) -> None: ...
+
+class RunStarted(_message.Message):
+    __slots__ = ("session_id", "agent", "model", "resumed")
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    AGENT_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    RESUMED_FIELD_NUMBER: _ClassVar[int]
+    session_id: str
+    agent: str
+    model: str
+    resumed: bool
+    def __init__(self, session_id: _Optional[str] = ..., agent: _Optional[str] = ..., model: _Optional[str] = ..., resumed: bool = ...) -> None: ...
+
+class RunRetry(_message.Message):
+    __slots__ = ("kind", "message", "attempt")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    message: str
+    attempt: int
+    def __init__(self, kind: _Optional[str] = ..., message: _Optional[str] = ..., attempt: _Optional[int] = ...) -> None: ...
+
+class RunFinished(_message.Message):
+    __slots__ = ("ok", "reason", "message")
+    OK_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    ok: bool
+    reason: _task_pb2.EndReason
+    message: str
+    def __init__(self, ok: bool = ..., reason: _Optional[_Union[_task_pb2.EndReason, str]] = ..., message: _Optional[str] = ...) -> None: ...
 
 class RunToolCall(_message.Message):
     __slots__ = ("call_id", "tool", "arguments")
@@ -239,20 +279,68 @@ class WatchEventsResponse(_message.Message):
     def __init__(self, event: _Optional[_Union[RunEvent, _Mapping]] = ...) -> None: ...
 
 class SendInputRequest(_message.Message):
-    __slots__ = ("task_id", "message_id", "text")
+    __slots__ = ("task_id", "message_id", "text", "end", "delay")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    DELAY_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     message_id: str
     text: str
-    def __init__(self, task_id: _Optional[str] = ..., message_id: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
+    end: bool
+    delay: _duration_pb2.Duration
+    def __init__(self, task_id: _Optional[str] = ..., message_id: _Optional[str] = ..., text: _Optional[str] = ..., end: bool = ..., delay: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class SendInputResponse(_message.Message):
-    __slots__ = ("accepted",)
+    __slots__ = ("accepted", "number")
     ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
     accepted: bool
-    def __init__(self, accepted: bool = ...) -> None: ...
+    number: int
+    def __init__(self, accepted: bool = ..., number: _Optional[int] = ...) -> None: ...
+
+class SetModelKeyRequest(_message.Message):
+    __slots__ = ("upstream", "key")
+    UPSTREAM_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    upstream: str
+    key: str
+    def __init__(self, upstream: _Optional[str] = ..., key: _Optional[str] = ...) -> None: ...
+
+class SetModelKeyResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListModelKeysRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ModelKey(_message.Message):
+    __slots__ = ("upstream", "hint", "update_time")
+    UPSTREAM_FIELD_NUMBER: _ClassVar[int]
+    HINT_FIELD_NUMBER: _ClassVar[int]
+    UPDATE_TIME_FIELD_NUMBER: _ClassVar[int]
+    upstream: str
+    hint: str
+    update_time: _timestamp_pb2.Timestamp
+    def __init__(self, upstream: _Optional[str] = ..., hint: _Optional[str] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class ListModelKeysResponse(_message.Message):
+    __slots__ = ("keys",)
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    keys: _containers.RepeatedCompositeFieldContainer[ModelKey]
+    def __init__(self, keys: _Optional[_Iterable[_Union[ModelKey, _Mapping]]] = ...) -> None: ...
+
+class DeleteModelKeyRequest(_message.Message):
+    __slots__ = ("upstream",)
+    UPSTREAM_FIELD_NUMBER: _ClassVar[int]
+    upstream: str
+    def __init__(self, upstream: _Optional[str] = ...) -> None: ...
+
+class DeleteModelKeyResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class ExplainTaskRequest(_message.Message):
     __slots__ = ("task_id",)
@@ -388,18 +476,32 @@ class NodeStatus(_message.Message):
     def __init__(self, node: _Optional[str] = ..., address: _Optional[str] = ..., incarnation: _Optional[int] = ..., connected: bool = ..., draining: bool = ..., attempts: _Optional[int] = ..., pools: _Optional[_Iterable[_Union[PoolCapacity, _Mapping]]] = ..., heartbeat_age_seconds: _Optional[float] = ..., labels: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class PoolCapacity(_message.Message):
-    __slots__ = ("pool", "slots", "idle", "runtimes", "backend")
+    __slots__ = ("pool", "slots", "idle", "runtimes", "backend", "runtime_status")
     POOL_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     IDLE_FIELD_NUMBER: _ClassVar[int]
     RUNTIMES_FIELD_NUMBER: _ClassVar[int]
     BACKEND_FIELD_NUMBER: _ClassVar[int]
+    RUNTIME_STATUS_FIELD_NUMBER: _ClassVar[int]
     pool: str
     slots: int
     idle: int
     runtimes: _containers.RepeatedScalarFieldContainer[str]
     backend: str
-    def __init__(self, pool: _Optional[str] = ..., slots: _Optional[int] = ..., idle: _Optional[int] = ..., runtimes: _Optional[_Iterable[str]] = ..., backend: _Optional[str] = ...) -> None: ...
+    runtime_status: _containers.RepeatedCompositeFieldContainer[RuntimeStatus]
+    def __init__(self, pool: _Optional[str] = ..., slots: _Optional[int] = ..., idle: _Optional[int] = ..., runtimes: _Optional[_Iterable[str]] = ..., backend: _Optional[str] = ..., runtime_status: _Optional[_Iterable[_Union[RuntimeStatus, _Mapping]]] = ...) -> None: ...
+
+class RuntimeStatus(_message.Message):
+    __slots__ = ("runtime", "ready", "version", "reason")
+    RUNTIME_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    runtime: str
+    ready: bool
+    version: str
+    reason: str
+    def __init__(self, runtime: _Optional[str] = ..., ready: bool = ..., version: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class PoolStatus(_message.Message):
     __slots__ = ("pool", "slots", "idle", "queued", "delayed", "running")
@@ -450,7 +552,7 @@ class ResourceUse(_message.Message):
     def __init__(self, memory_bytes: _Optional[int] = ..., memory_peak_bytes: _Optional[int] = ..., pids: _Optional[int] = ..., cpu_seconds: _Optional[float] = ..., disk_bytes: _Optional[int] = ...) -> None: ...
 
 class RunningAttempt(_message.Message):
-    __slots__ = ("tenant", "task_id", "token", "uid", "phase", "log_end", "resources", "progress")
+    __slots__ = ("tenant", "task_id", "token", "uid", "phase", "log_end", "resources", "progress", "inputs", "closing", "turns")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
@@ -459,6 +561,9 @@ class RunningAttempt(_message.Message):
     LOG_END_FIELD_NUMBER: _ClassVar[int]
     RESOURCES_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    CLOSING_FIELD_NUMBER: _ClassVar[int]
+    TURNS_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     task_id: str
     token: int
@@ -467,7 +572,10 @@ class RunningAttempt(_message.Message):
     log_end: int
     resources: ResourceUse
     progress: TreeProgress
-    def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., token: _Optional[int] = ..., uid: _Optional[str] = ..., phase: _Optional[_Union[AttemptPhase, str]] = ..., log_end: _Optional[int] = ..., resources: _Optional[_Union[ResourceUse, _Mapping]] = ..., progress: _Optional[_Union[TreeProgress, _Mapping]] = ...) -> None: ...
+    inputs: int
+    closing: bool
+    turns: int
+    def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., token: _Optional[int] = ..., uid: _Optional[str] = ..., phase: _Optional[_Union[AttemptPhase, str]] = ..., log_end: _Optional[int] = ..., resources: _Optional[_Union[ResourceUse, _Mapping]] = ..., progress: _Optional[_Union[TreeProgress, _Mapping]] = ..., inputs: _Optional[int] = ..., closing: bool = ..., turns: _Optional[int] = ...) -> None: ...
 
 class TreeProgress(_message.Message):
     __slots__ = ("files", "bytes", "total_files", "total_bytes")
@@ -532,7 +640,7 @@ class AttemptReport(_message.Message):
     def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., token: _Optional[int] = ..., uid: _Optional[str] = ..., outcome: _Optional[_Union[AttemptOutcome, _Mapping]] = ...) -> None: ...
 
 class AttemptOutcome(_message.Message):
-    __slots__ = ("state", "reason", "message", "exit_code", "log_end", "snapshot", "final_message", "usage", "session_id", "changed_files", "changed_files_truncated", "artifacts", "prepared", "started", "ended", "retryable", "artifacts_truncated")
+    __slots__ = ("state", "reason", "message", "exit_code", "log_end", "snapshot", "final_message", "usage", "session_id", "changed_files", "changed_files_truncated", "artifacts", "prepared", "started", "ended", "retryable", "artifacts_truncated", "inputs", "model_use")
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
@@ -550,6 +658,8 @@ class AttemptOutcome(_message.Message):
     ENDED_FIELD_NUMBER: _ClassVar[int]
     RETRYABLE_FIELD_NUMBER: _ClassVar[int]
     ARTIFACTS_TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_USE_FIELD_NUMBER: _ClassVar[int]
     state: _task_pb2.AttemptState
     reason: _task_pb2.EndReason
     message: str
@@ -567,7 +677,9 @@ class AttemptOutcome(_message.Message):
     ended: _timestamp_pb2.Timestamp
     retryable: bool
     artifacts_truncated: bool
-    def __init__(self, state: _Optional[_Union[_task_pb2.AttemptState, str]] = ..., reason: _Optional[_Union[_task_pb2.EndReason, str]] = ..., message: _Optional[str] = ..., exit_code: _Optional[int] = ..., log_end: _Optional[int] = ..., snapshot: _Optional[_Union[_task_pb2.SnapshotRef, _Mapping]] = ..., final_message: _Optional[str] = ..., usage: _Optional[_Union[_task_pb2.Usage, _Mapping]] = ..., session_id: _Optional[str] = ..., changed_files: _Optional[_Iterable[_Union[_task_pb2.ChangedFile, _Mapping]]] = ..., changed_files_truncated: bool = ..., artifacts: _Optional[_Iterable[_Union[_task_pb2.Artifact, _Mapping]]] = ..., prepared: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., retryable: bool = ..., artifacts_truncated: bool = ...) -> None: ...
+    inputs: int
+    model_use: _task_pb2.ModelUse
+    def __init__(self, state: _Optional[_Union[_task_pb2.AttemptState, str]] = ..., reason: _Optional[_Union[_task_pb2.EndReason, str]] = ..., message: _Optional[str] = ..., exit_code: _Optional[int] = ..., log_end: _Optional[int] = ..., snapshot: _Optional[_Union[_task_pb2.SnapshotRef, _Mapping]] = ..., final_message: _Optional[str] = ..., usage: _Optional[_Union[_task_pb2.Usage, _Mapping]] = ..., session_id: _Optional[str] = ..., changed_files: _Optional[_Iterable[_Union[_task_pb2.ChangedFile, _Mapping]]] = ..., changed_files_truncated: bool = ..., artifacts: _Optional[_Iterable[_Union[_task_pb2.Artifact, _Mapping]]] = ..., prepared: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., retryable: bool = ..., artifacts_truncated: bool = ..., inputs: _Optional[int] = ..., model_use: _Optional[_Union[_task_pb2.ModelUse, _Mapping]] = ...) -> None: ...
 
 class ConnectRequest(_message.Message):
     __slots__ = ("term", "hello", "heartbeat", "report", "reject", "checkpoint")
@@ -586,7 +698,7 @@ class ConnectRequest(_message.Message):
     def __init__(self, term: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., report: _Optional[_Union[AttemptReport, _Mapping]] = ..., reject: _Optional[_Union[Reject, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointReport, _Mapping]] = ...) -> None: ...
 
 class CheckpointReport(_message.Message):
-    __slots__ = ("tenant", "task_id", "token", "uid", "snapshot", "request", "frozen", "failure")
+    __slots__ = ("tenant", "task_id", "token", "uid", "snapshot", "request", "frozen", "failure", "session_id", "inputs", "usage", "model_use")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
@@ -595,6 +707,10 @@ class CheckpointReport(_message.Message):
     REQUEST_FIELD_NUMBER: _ClassVar[int]
     FROZEN_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_USE_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     task_id: str
     token: int
@@ -603,7 +719,11 @@ class CheckpointReport(_message.Message):
     request: int
     frozen: _duration_pb2.Duration
     failure: str
-    def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., token: _Optional[int] = ..., uid: _Optional[str] = ..., snapshot: _Optional[_Union[_task_pb2.SnapshotRef, _Mapping]] = ..., request: _Optional[int] = ..., frozen: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., failure: _Optional[str] = ...) -> None: ...
+    session_id: str
+    inputs: int
+    usage: _task_pb2.Usage
+    model_use: _task_pb2.ModelUse
+    def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., token: _Optional[int] = ..., uid: _Optional[str] = ..., snapshot: _Optional[_Union[_task_pb2.SnapshotRef, _Mapping]] = ..., request: _Optional[int] = ..., frozen: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., failure: _Optional[str] = ..., session_id: _Optional[str] = ..., inputs: _Optional[int] = ..., usage: _Optional[_Union[_task_pb2.Usage, _Mapping]] = ..., model_use: _Optional[_Union[_task_pb2.ModelUse, _Mapping]] = ...) -> None: ...
 
 class CheckpointVerdict(_message.Message):
     __slots__ = ("uid", "snapshot_id", "request", "verdict")
@@ -648,7 +768,7 @@ class Reject(_message.Message):
     def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., token: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
 
 class ConnectResponse(_message.Message):
-    __slots__ = ("term", "welcome", "heartbeat_ack", "assignment", "cancel", "kill", "drain", "verdict", "checkpoint_verdict", "take_checkpoint", "forget_tenant")
+    __slots__ = ("term", "welcome", "heartbeat_ack", "assignment", "cancel", "kill", "drain", "verdict", "checkpoint_verdict", "take_checkpoint", "forget_tenant", "deliver_input")
     TERM_FIELD_NUMBER: _ClassVar[int]
     WELCOME_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_ACK_FIELD_NUMBER: _ClassVar[int]
@@ -660,6 +780,7 @@ class ConnectResponse(_message.Message):
     CHECKPOINT_VERDICT_FIELD_NUMBER: _ClassVar[int]
     TAKE_CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     FORGET_TENANT_FIELD_NUMBER: _ClassVar[int]
+    DELIVER_INPUT_FIELD_NUMBER: _ClassVar[int]
     term: int
     welcome: Welcome
     heartbeat_ack: HeartbeatAck
@@ -671,7 +792,32 @@ class ConnectResponse(_message.Message):
     checkpoint_verdict: CheckpointVerdict
     take_checkpoint: TakeCheckpoint
     forget_tenant: ForgetTenant
-    def __init__(self, term: _Optional[int] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., heartbeat_ack: _Optional[_Union[HeartbeatAck, _Mapping]] = ..., assignment: _Optional[_Union[Assignment, _Mapping]] = ..., cancel: _Optional[_Union[CancelAttempt, _Mapping]] = ..., kill: _Optional[_Union[KillAttempt, _Mapping]] = ..., drain: _Optional[_Union[SetDraining, _Mapping]] = ..., verdict: _Optional[_Union[ReportVerdict, _Mapping]] = ..., checkpoint_verdict: _Optional[_Union[CheckpointVerdict, _Mapping]] = ..., take_checkpoint: _Optional[_Union[TakeCheckpoint, _Mapping]] = ..., forget_tenant: _Optional[_Union[ForgetTenant, _Mapping]] = ...) -> None: ...
+    deliver_input: DeliverInput
+    def __init__(self, term: _Optional[int] = ..., welcome: _Optional[_Union[Welcome, _Mapping]] = ..., heartbeat_ack: _Optional[_Union[HeartbeatAck, _Mapping]] = ..., assignment: _Optional[_Union[Assignment, _Mapping]] = ..., cancel: _Optional[_Union[CancelAttempt, _Mapping]] = ..., kill: _Optional[_Union[KillAttempt, _Mapping]] = ..., drain: _Optional[_Union[SetDraining, _Mapping]] = ..., verdict: _Optional[_Union[ReportVerdict, _Mapping]] = ..., checkpoint_verdict: _Optional[_Union[CheckpointVerdict, _Mapping]] = ..., take_checkpoint: _Optional[_Union[TakeCheckpoint, _Mapping]] = ..., forget_tenant: _Optional[_Union[ForgetTenant, _Mapping]] = ..., deliver_input: _Optional[_Union[DeliverInput, _Mapping]] = ...) -> None: ...
+
+class TaskInput(_message.Message):
+    __slots__ = ("number", "message_id", "text")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    message_id: str
+    text: str
+    def __init__(self, number: _Optional[int] = ..., message_id: _Optional[str] = ..., text: _Optional[str] = ...) -> None: ...
+
+class DeliverInput(_message.Message):
+    __slots__ = ("tenant", "task_id", "token", "inputs", "closing")
+    TENANT_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    CLOSING_FIELD_NUMBER: _ClassVar[int]
+    tenant: str
+    task_id: str
+    token: int
+    inputs: _containers.RepeatedCompositeFieldContainer[TaskInput]
+    closing: bool
+    def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., token: _Optional[int] = ..., inputs: _Optional[_Iterable[_Union[TaskInput, _Mapping]]] = ..., closing: bool = ...) -> None: ...
 
 class Welcome(_message.Message):
     __slots__ = ("grace", "heartbeat_interval")
@@ -688,7 +834,14 @@ class HeartbeatAck(_message.Message):
     def __init__(self, sequence: _Optional[int] = ...) -> None: ...
 
 class Assignment(_message.Message):
-    __slots__ = ("tenant", "task_id", "attempt", "uid", "token", "spec", "base", "resumes", "cancel_requested", "head", "log_limit")
+    __slots__ = ("tenant", "task_id", "attempt", "uid", "token", "spec", "base", "resumes", "cancel_requested", "head", "log_limit", "session_id", "inputs", "inputs_done", "closing", "model_keys", "model_use")
+    class ModelKeysEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     TENANT_FIELD_NUMBER: _ClassVar[int]
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -700,6 +853,12 @@ class Assignment(_message.Message):
     CANCEL_REQUESTED_FIELD_NUMBER: _ClassVar[int]
     HEAD_FIELD_NUMBER: _ClassVar[int]
     LOG_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_DONE_FIELD_NUMBER: _ClassVar[int]
+    CLOSING_FIELD_NUMBER: _ClassVar[int]
+    MODEL_KEYS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_USE_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     task_id: str
     attempt: int
@@ -711,7 +870,13 @@ class Assignment(_message.Message):
     cancel_requested: bool
     head: _task_pb2.SnapshotRef
     log_limit: int
-    def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., uid: _Optional[str] = ..., token: _Optional[int] = ..., spec: _Optional[_Union[_task_pb2.TaskSpec, _Mapping]] = ..., base: _Optional[_Union[_task_pb2.SnapshotRef, _Mapping]] = ..., resumes: bool = ..., cancel_requested: bool = ..., head: _Optional[_Union[_task_pb2.SnapshotRef, _Mapping]] = ..., log_limit: _Optional[int] = ...) -> None: ...
+    session_id: str
+    inputs: _containers.RepeatedCompositeFieldContainer[TaskInput]
+    inputs_done: int
+    closing: bool
+    model_keys: _containers.ScalarMap[str, str]
+    model_use: _task_pb2.ModelUse
+    def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., uid: _Optional[str] = ..., token: _Optional[int] = ..., spec: _Optional[_Union[_task_pb2.TaskSpec, _Mapping]] = ..., base: _Optional[_Union[_task_pb2.SnapshotRef, _Mapping]] = ..., resumes: bool = ..., cancel_requested: bool = ..., head: _Optional[_Union[_task_pb2.SnapshotRef, _Mapping]] = ..., log_limit: _Optional[int] = ..., session_id: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[TaskInput, _Mapping]]] = ..., inputs_done: _Optional[int] = ..., closing: bool = ..., model_keys: _Optional[_Mapping[str, str]] = ..., model_use: _Optional[_Union[_task_pb2.ModelUse, _Mapping]] = ...) -> None: ...
 
 class CancelAttempt(_message.Message):
     __slots__ = ("tenant", "task_id", "token")

@@ -113,6 +113,21 @@ class SchedulerServiceStub(object):
                 request_serializer=cloudclaw_dot_v1_dot_scheduler__pb2.DeleteConsumerRequest.SerializeToString,
                 response_deserializer=cloudclaw_dot_v1_dot_scheduler__pb2.DeleteConsumerResponse.FromString,
                 _registered_method=True)
+        self.SetModelKey = channel.unary_unary(
+                '/cloudclaw.v1.SchedulerService/SetModelKey',
+                request_serializer=cloudclaw_dot_v1_dot_scheduler__pb2.SetModelKeyRequest.SerializeToString,
+                response_deserializer=cloudclaw_dot_v1_dot_scheduler__pb2.SetModelKeyResponse.FromString,
+                _registered_method=True)
+        self.ListModelKeys = channel.unary_unary(
+                '/cloudclaw.v1.SchedulerService/ListModelKeys',
+                request_serializer=cloudclaw_dot_v1_dot_scheduler__pb2.ListModelKeysRequest.SerializeToString,
+                response_deserializer=cloudclaw_dot_v1_dot_scheduler__pb2.ListModelKeysResponse.FromString,
+                _registered_method=True)
+        self.DeleteModelKey = channel.unary_unary(
+                '/cloudclaw.v1.SchedulerService/DeleteModelKey',
+                request_serializer=cloudclaw_dot_v1_dot_scheduler__pb2.DeleteModelKeyRequest.SerializeToString,
+                response_deserializer=cloudclaw_dot_v1_dot_scheduler__pb2.DeleteModelKeyResponse.FromString,
+                _registered_method=True)
         self.GetClusterStatus = channel.unary_unary(
                 '/cloudclaw.v1.SchedulerService/GetClusterStatus',
                 request_serializer=cloudclaw_dot_v1_dot_scheduler__pb2.GetClusterStatusRequest.SerializeToString,
@@ -193,14 +208,17 @@ class SchedulerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchEvents(self, request, context):
-        """One task's structured events: messages, tool calls, usage, progress.
+        """One task's structured events: messages, tool calls, usage, progress. They are a view of its log, so they are as
+        durable and as ordered; what is not durable yet may be taken back by a failure, as in the log.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SendInput(self, request, context):
-        """Send a message to a running or parked task. Idempotent by `message_id`.
+        """Send a message to a conversation, whether it is queued, running or parked; a parked one is woken. Idempotent by
+        `message_id`. FAILED_PRECONDITION: NOT_A_CONVERSATION, TASK_ENDED, CONVERSATION_CLOSED; RESOURCE_EXHAUSTED:
+        TOO_MANY_INPUTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -245,6 +263,28 @@ class SchedulerServiceServicer(object):
 
     def DeleteConsumer(self, request, context):
         """Forget a consumer and where it stands. NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetModelKey(self, request, context):
+        """Keep the tenant's key for an upstream of the gateway ("anthropic", "openai", or as configured). It is sealed before
+        it is stored, and never given back. FAILED_PRECONDITION (reason NO_SEALING_KEY) when the operator set none up.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListModelKeys(self, request, context):
+        """Which upstreams the tenant has keys for.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteModelKey(self, request, context):
+        """Forget a key. Attempts that run keep it until they end. NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -348,6 +388,21 @@ def add_SchedulerServiceServicer_to_server(servicer, server):
                     servicer.DeleteConsumer,
                     request_deserializer=cloudclaw_dot_v1_dot_scheduler__pb2.DeleteConsumerRequest.FromString,
                     response_serializer=cloudclaw_dot_v1_dot_scheduler__pb2.DeleteConsumerResponse.SerializeToString,
+            ),
+            'SetModelKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetModelKey,
+                    request_deserializer=cloudclaw_dot_v1_dot_scheduler__pb2.SetModelKeyRequest.FromString,
+                    response_serializer=cloudclaw_dot_v1_dot_scheduler__pb2.SetModelKeyResponse.SerializeToString,
+            ),
+            'ListModelKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListModelKeys,
+                    request_deserializer=cloudclaw_dot_v1_dot_scheduler__pb2.ListModelKeysRequest.FromString,
+                    response_serializer=cloudclaw_dot_v1_dot_scheduler__pb2.ListModelKeysResponse.SerializeToString,
+            ),
+            'DeleteModelKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteModelKey,
+                    request_deserializer=cloudclaw_dot_v1_dot_scheduler__pb2.DeleteModelKeyRequest.FromString,
+                    response_serializer=cloudclaw_dot_v1_dot_scheduler__pb2.DeleteModelKeyResponse.SerializeToString,
             ),
             'GetClusterStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetClusterStatus,
@@ -774,6 +829,87 @@ class SchedulerService(object):
             '/cloudclaw.v1.SchedulerService/DeleteConsumer',
             cloudclaw_dot_v1_dot_scheduler__pb2.DeleteConsumerRequest.SerializeToString,
             cloudclaw_dot_v1_dot_scheduler__pb2.DeleteConsumerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetModelKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloudclaw.v1.SchedulerService/SetModelKey',
+            cloudclaw_dot_v1_dot_scheduler__pb2.SetModelKeyRequest.SerializeToString,
+            cloudclaw_dot_v1_dot_scheduler__pb2.SetModelKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListModelKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloudclaw.v1.SchedulerService/ListModelKeys',
+            cloudclaw_dot_v1_dot_scheduler__pb2.ListModelKeysRequest.SerializeToString,
+            cloudclaw_dot_v1_dot_scheduler__pb2.ListModelKeysResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteModelKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloudclaw.v1.SchedulerService/DeleteModelKey',
+            cloudclaw_dot_v1_dot_scheduler__pb2.DeleteModelKeyRequest.SerializeToString,
+            cloudclaw_dot_v1_dot_scheduler__pb2.DeleteModelKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -63,9 +63,14 @@ class SchedulerServiceStub:
     OUT_OF_RANGE when the offset is past the end of an ended attempt.
     """
     WatchEvents: _grpc.UnaryStreamMultiCallable[_scheduler_pb2.WatchEventsRequest, _scheduler_pb2.WatchEventsResponse]
-    """One task's structured events: messages, tool calls, usage, progress."""
+    """One task's structured events: messages, tool calls, usage, progress. They are a view of its log, so they are as
+    durable and as ordered; what is not durable yet may be taken back by a failure, as in the log.
+    """
     SendInput: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.SendInputRequest, _scheduler_pb2.SendInputResponse]
-    """Send a message to a running or parked task. Idempotent by `message_id`."""
+    """Send a message to a conversation, whether it is queued, running or parked; a parked one is woken. Idempotent by
+    `message_id`. FAILED_PRECONDITION: NOT_A_CONVERSATION, TASK_ENDED, CONVERSATION_CLOSED; RESOURCE_EXHAUSTED:
+    TOO_MANY_INPUTS.
+    """
     ExplainTask: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.ExplainTaskRequest, _scheduler_pb2.ExplainTaskResponse]
     """Why a task waits, and why each of its attempts ended."""
     GetResult: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.GetResultRequest, _scheduler_pb2.GetResultResponse]
@@ -81,6 +86,14 @@ class SchedulerServiceStub:
     """The tenant's consumers."""
     DeleteConsumer: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.DeleteConsumerRequest, _scheduler_pb2.DeleteConsumerResponse]
     """Forget a consumer and where it stands. NOT_FOUND."""
+    SetModelKey: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.SetModelKeyRequest, _scheduler_pb2.SetModelKeyResponse]
+    """Keep the tenant's key for an upstream of the gateway ("anthropic", "openai", or as configured). It is sealed before
+    it is stored, and never given back. FAILED_PRECONDITION (reason NO_SEALING_KEY) when the operator set none up.
+    """
+    ListModelKeys: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.ListModelKeysRequest, _scheduler_pb2.ListModelKeysResponse]
+    """Which upstreams the tenant has keys for."""
+    DeleteModelKey: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.DeleteModelKeyRequest, _scheduler_pb2.DeleteModelKeyResponse]
+    """Forget a key. Attempts that run keep it until they end. NOT_FOUND."""
     GetClusterStatus: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.GetClusterStatusRequest, _scheduler_pb2.GetClusterStatusResponse]
     """Leader, nodes, slots and queue lengths. Tenants see totals; operators see nodes."""
     Connect: _grpc.StreamStreamMultiCallable[_scheduler_pb2.ConnectRequest, _scheduler_pb2.ConnectResponse]
@@ -123,9 +136,14 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     OUT_OF_RANGE when the offset is past the end of an ended attempt.
     """
     WatchEvents: _aio.UnaryStreamMultiCallable[_scheduler_pb2.WatchEventsRequest, _scheduler_pb2.WatchEventsResponse]  # type: ignore[assignment]
-    """One task's structured events: messages, tool calls, usage, progress."""
+    """One task's structured events: messages, tool calls, usage, progress. They are a view of its log, so they are as
+    durable and as ordered; what is not durable yet may be taken back by a failure, as in the log.
+    """
     SendInput: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.SendInputRequest, _scheduler_pb2.SendInputResponse]  # type: ignore[assignment]
-    """Send a message to a running or parked task. Idempotent by `message_id`."""
+    """Send a message to a conversation, whether it is queued, running or parked; a parked one is woken. Idempotent by
+    `message_id`. FAILED_PRECONDITION: NOT_A_CONVERSATION, TASK_ENDED, CONVERSATION_CLOSED; RESOURCE_EXHAUSTED:
+    TOO_MANY_INPUTS.
+    """
     ExplainTask: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ExplainTaskRequest, _scheduler_pb2.ExplainTaskResponse]  # type: ignore[assignment]
     """Why a task waits, and why each of its attempts ended."""
     GetResult: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.GetResultRequest, _scheduler_pb2.GetResultResponse]  # type: ignore[assignment]
@@ -141,6 +159,14 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     """The tenant's consumers."""
     DeleteConsumer: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.DeleteConsumerRequest, _scheduler_pb2.DeleteConsumerResponse]  # type: ignore[assignment]
     """Forget a consumer and where it stands. NOT_FOUND."""
+    SetModelKey: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.SetModelKeyRequest, _scheduler_pb2.SetModelKeyResponse]  # type: ignore[assignment]
+    """Keep the tenant's key for an upstream of the gateway ("anthropic", "openai", or as configured). It is sealed before
+    it is stored, and never given back. FAILED_PRECONDITION (reason NO_SEALING_KEY) when the operator set none up.
+    """
+    ListModelKeys: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ListModelKeysRequest, _scheduler_pb2.ListModelKeysResponse]  # type: ignore[assignment]
+    """Which upstreams the tenant has keys for."""
+    DeleteModelKey: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.DeleteModelKeyRequest, _scheduler_pb2.DeleteModelKeyResponse]  # type: ignore[assignment]
+    """Forget a key. Attempts that run keep it until they end. NOT_FOUND."""
     GetClusterStatus: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.GetClusterStatusRequest, _scheduler_pb2.GetClusterStatusResponse]  # type: ignore[assignment]
     """Leader, nodes, slots and queue lengths. Tenants see totals; operators see nodes."""
     Connect: _aio.StreamStreamMultiCallable[_scheduler_pb2.ConnectRequest, _scheduler_pb2.ConnectResponse]  # type: ignore[assignment]
@@ -228,7 +254,9 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _scheduler_pb2.WatchEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_scheduler_pb2.WatchEventsResponse], _abc.AsyncIterator[_scheduler_pb2.WatchEventsResponse]]:
-        """One task's structured events: messages, tool calls, usage, progress."""
+        """One task's structured events: messages, tool calls, usage, progress. They are a view of its log, so they are as
+        durable and as ordered; what is not durable yet may be taken back by a failure, as in the log.
+        """
 
     @_abc_1.abstractmethod
     def SendInput(
@@ -236,7 +264,10 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _scheduler_pb2.SendInputRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_scheduler_pb2.SendInputResponse, _abc.Awaitable[_scheduler_pb2.SendInputResponse]]:
-        """Send a message to a running or parked task. Idempotent by `message_id`."""
+        """Send a message to a conversation, whether it is queued, running or parked; a parked one is woken. Idempotent by
+        `message_id`. FAILED_PRECONDITION: NOT_A_CONVERSATION, TASK_ENDED, CONVERSATION_CLOSED; RESOURCE_EXHAUSTED:
+        TOO_MANY_INPUTS.
+        """
 
     @_abc_1.abstractmethod
     def ExplainTask(
@@ -288,6 +319,32 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_scheduler_pb2.DeleteConsumerResponse, _abc.Awaitable[_scheduler_pb2.DeleteConsumerResponse]]:
         """Forget a consumer and where it stands. NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def SetModelKey(
+        self,
+        request: _scheduler_pb2.SetModelKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_pb2.SetModelKeyResponse, _abc.Awaitable[_scheduler_pb2.SetModelKeyResponse]]:
+        """Keep the tenant's key for an upstream of the gateway ("anthropic", "openai", or as configured). It is sealed before
+        it is stored, and never given back. FAILED_PRECONDITION (reason NO_SEALING_KEY) when the operator set none up.
+        """
+
+    @_abc_1.abstractmethod
+    def ListModelKeys(
+        self,
+        request: _scheduler_pb2.ListModelKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_pb2.ListModelKeysResponse, _abc.Awaitable[_scheduler_pb2.ListModelKeysResponse]]:
+        """Which upstreams the tenant has keys for."""
+
+    @_abc_1.abstractmethod
+    def DeleteModelKey(
+        self,
+        request: _scheduler_pb2.DeleteModelKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_scheduler_pb2.DeleteModelKeyResponse, _abc.Awaitable[_scheduler_pb2.DeleteModelKeyResponse]]:
+        """Forget a key. Attempts that run keep it until they end. NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def GetClusterStatus(

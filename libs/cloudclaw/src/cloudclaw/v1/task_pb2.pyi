@@ -60,6 +60,21 @@ class EndReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     END_REASON_WORKSPACE_GONE: _ClassVar[EndReason]
     END_REASON_INTERNAL: _ClassVar[EndReason]
     END_REASON_DRAINED: _ClassVar[EndReason]
+    END_REASON_MODEL_AUTHENTICATION: _ClassVar[EndReason]
+    END_REASON_MODEL_RATE_LIMIT: _ClassVar[EndReason]
+    END_REASON_MODEL_OVERLOADED: _ClassVar[EndReason]
+    END_REASON_MODEL_CONTEXT: _ClassVar[EndReason]
+    END_REASON_MODEL_NOT_FOUND: _ClassVar[EndReason]
+    END_REASON_MODEL_UNREACHABLE: _ClassVar[EndReason]
+    END_REASON_MODEL_FAILED: _ClassVar[EndReason]
+    END_REASON_TURN_LIMIT: _ClassVar[EndReason]
+    END_REASON_REQUEST_LIMIT: _ClassVar[EndReason]
+    END_REASON_TOKEN_LIMIT: _ClassVar[EndReason]
+    END_REASON_SPEND_LIMIT: _ClassVar[EndReason]
+    END_REASON_PERMISSION_DENIED: _ClassVar[EndReason]
+    END_REASON_BAD_CONFIGURATION: _ClassVar[EndReason]
+    END_REASON_AGENT_FAILED: _ClassVar[EndReason]
+    END_REASON_PARKED: _ClassVar[EndReason]
 
 class WorkspaceMode(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -112,6 +127,21 @@ END_REASON_SNAPSHOT_FAILED: EndReason
 END_REASON_WORKSPACE_GONE: EndReason
 END_REASON_INTERNAL: EndReason
 END_REASON_DRAINED: EndReason
+END_REASON_MODEL_AUTHENTICATION: EndReason
+END_REASON_MODEL_RATE_LIMIT: EndReason
+END_REASON_MODEL_OVERLOADED: EndReason
+END_REASON_MODEL_CONTEXT: EndReason
+END_REASON_MODEL_NOT_FOUND: EndReason
+END_REASON_MODEL_UNREACHABLE: EndReason
+END_REASON_MODEL_FAILED: EndReason
+END_REASON_TURN_LIMIT: EndReason
+END_REASON_REQUEST_LIMIT: EndReason
+END_REASON_TOKEN_LIMIT: EndReason
+END_REASON_SPEND_LIMIT: EndReason
+END_REASON_PERMISSION_DENIED: EndReason
+END_REASON_BAD_CONFIGURATION: EndReason
+END_REASON_AGENT_FAILED: EndReason
+END_REASON_PARKED: EndReason
 WORKSPACE_MODE_UNSPECIFIED: WorkspaceMode
 WORKSPACE_MODE_EXCLUSIVE: WorkspaceMode
 WORKSPACE_MODE_FORK: WorkspaceMode
@@ -166,7 +196,7 @@ class RetryPolicy(_message.Message):
     def __init__(self, max_attempts: _Optional[int] = ..., initial_backoff: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., backoff_multiplier: _Optional[float] = ..., max_backoff: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., retry_on: _Optional[_Iterable[_Union[EndReason, str]]] = ...) -> None: ...
 
 class TaskSpec(_message.Message):
-    __slots__ = ("runtime", "argv", "prompt", "env", "workspace", "session_id", "resources", "timeouts", "retry", "checkpoint_interval", "artifacts", "priority", "labels", "pool")
+    __slots__ = ("runtime", "argv", "prompt", "env", "workspace", "session_id", "resources", "timeouts", "retry", "checkpoint_interval", "artifacts", "priority", "labels", "pool", "model", "conversation", "model_limits")
     class EnvEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -195,6 +225,9 @@ class TaskSpec(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     POOL_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    CONVERSATION_FIELD_NUMBER: _ClassVar[int]
+    MODEL_LIMITS_FIELD_NUMBER: _ClassVar[int]
     runtime: str
     argv: _containers.RepeatedScalarFieldContainer[str]
     prompt: str
@@ -209,7 +242,46 @@ class TaskSpec(_message.Message):
     priority: int
     labels: _containers.ScalarMap[str, str]
     pool: str
-    def __init__(self, runtime: _Optional[str] = ..., argv: _Optional[_Iterable[str]] = ..., prompt: _Optional[str] = ..., env: _Optional[_Mapping[str, str]] = ..., workspace: _Optional[_Union[WorkspaceSelection, _Mapping]] = ..., session_id: _Optional[str] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., timeouts: _Optional[_Union[Timeouts, _Mapping]] = ..., retry: _Optional[_Union[RetryPolicy, _Mapping]] = ..., checkpoint_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., artifacts: _Optional[_Iterable[str]] = ..., priority: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., pool: _Optional[str] = ...) -> None: ...
+    model: str
+    conversation: Conversation
+    model_limits: ModelLimits
+    def __init__(self, runtime: _Optional[str] = ..., argv: _Optional[_Iterable[str]] = ..., prompt: _Optional[str] = ..., env: _Optional[_Mapping[str, str]] = ..., workspace: _Optional[_Union[WorkspaceSelection, _Mapping]] = ..., session_id: _Optional[str] = ..., resources: _Optional[_Union[Resources, _Mapping]] = ..., timeouts: _Optional[_Union[Timeouts, _Mapping]] = ..., retry: _Optional[_Union[RetryPolicy, _Mapping]] = ..., checkpoint_interval: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., artifacts: _Optional[_Iterable[str]] = ..., priority: _Optional[int] = ..., labels: _Optional[_Mapping[str, str]] = ..., pool: _Optional[str] = ..., model: _Optional[str] = ..., conversation: _Optional[_Union[Conversation, _Mapping]] = ..., model_limits: _Optional[_Union[ModelLimits, _Mapping]] = ...) -> None: ...
+
+class Conversation(_message.Message):
+    __slots__ = ("park_after", "idle_timeout")
+    PARK_AFTER_FIELD_NUMBER: _ClassVar[int]
+    IDLE_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    park_after: _duration_pb2.Duration
+    idle_timeout: _duration_pb2.Duration
+    def __init__(self, park_after: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., idle_timeout: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+
+class ModelLimits(_message.Message):
+    __slots__ = ("requests", "tokens", "spend_usd", "turns")
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SPEND_USD_FIELD_NUMBER: _ClassVar[int]
+    TURNS_FIELD_NUMBER: _ClassVar[int]
+    requests: int
+    tokens: int
+    spend_usd: float
+    turns: int
+    def __init__(self, requests: _Optional[int] = ..., tokens: _Optional[int] = ..., spend_usd: _Optional[float] = ..., turns: _Optional[int] = ...) -> None: ...
+
+class ModelUse(_message.Message):
+    __slots__ = ("requests", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "spend_usd")
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_READ_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CACHE_WRITE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SPEND_USD_FIELD_NUMBER: _ClassVar[int]
+    requests: int
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    spend_usd: float
+    def __init__(self, requests: _Optional[int] = ..., input_tokens: _Optional[int] = ..., output_tokens: _Optional[int] = ..., cache_read_tokens: _Optional[int] = ..., cache_write_tokens: _Optional[int] = ..., spend_usd: _Optional[float] = ...) -> None: ...
 
 class TaskEvent(_message.Message):
     __slots__ = ("time", "state", "attempt", "node", "reason", "message")
@@ -258,7 +330,7 @@ class Attempt(_message.Message):
     def __init__(self, number: _Optional[int] = ..., uid: _Optional[str] = ..., state: _Optional[_Union[AttemptState, str]] = ..., node: _Optional[str] = ..., token: _Optional[int] = ..., reason: _Optional[_Union[EndReason, str]] = ..., message: _Optional[str] = ..., exit_code: _Optional[int] = ..., start_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., end_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., log_end: _Optional[int] = ..., base_snapshot_id: _Optional[str] = ..., resumed: bool = ...) -> None: ...
 
 class Task(_message.Message):
-    __slots__ = ("task_id", "tenant", "spec", "state", "wait_reason", "create_time", "update_time", "cancel_requested", "attempts", "events", "revision", "runtime", "pool", "workspace", "labels", "due_time", "checkpoint", "checkpoint_time", "archived")
+    __slots__ = ("task_id", "tenant", "spec", "state", "wait_reason", "create_time", "update_time", "cancel_requested", "attempts", "events", "revision", "runtime", "pool", "workspace", "labels", "due_time", "checkpoint", "checkpoint_time", "archived", "parked", "inputs", "inputs_done", "session_id", "closing")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -285,6 +357,11 @@ class Task(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
     CHECKPOINT_TIME_FIELD_NUMBER: _ClassVar[int]
     ARCHIVED_FIELD_NUMBER: _ClassVar[int]
+    PARKED_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_DONE_FIELD_NUMBER: _ClassVar[int]
+    SESSION_ID_FIELD_NUMBER: _ClassVar[int]
+    CLOSING_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     tenant: str
     spec: TaskSpec
@@ -304,7 +381,12 @@ class Task(_message.Message):
     checkpoint: SnapshotRef
     checkpoint_time: _timestamp_pb2.Timestamp
     archived: bool
-    def __init__(self, task_id: _Optional[str] = ..., tenant: _Optional[str] = ..., spec: _Optional[_Union[TaskSpec, _Mapping]] = ..., state: _Optional[_Union[TaskState, str]] = ..., wait_reason: _Optional[_Union[WaitReason, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cancel_requested: bool = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., events: _Optional[_Iterable[_Union[TaskEvent, _Mapping]]] = ..., revision: _Optional[int] = ..., runtime: _Optional[str] = ..., pool: _Optional[str] = ..., workspace: _Optional[_Union[WorkspaceSelection, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., due_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., checkpoint: _Optional[_Union[SnapshotRef, _Mapping]] = ..., checkpoint_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., archived: bool = ...) -> None: ...
+    parked: bool
+    inputs: int
+    inputs_done: int
+    session_id: str
+    closing: bool
+    def __init__(self, task_id: _Optional[str] = ..., tenant: _Optional[str] = ..., spec: _Optional[_Union[TaskSpec, _Mapping]] = ..., state: _Optional[_Union[TaskState, str]] = ..., wait_reason: _Optional[_Union[WaitReason, str]] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., cancel_requested: bool = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., events: _Optional[_Iterable[_Union[TaskEvent, _Mapping]]] = ..., revision: _Optional[int] = ..., runtime: _Optional[str] = ..., pool: _Optional[str] = ..., workspace: _Optional[_Union[WorkspaceSelection, _Mapping]] = ..., labels: _Optional[_Mapping[str, str]] = ..., due_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., checkpoint: _Optional[_Union[SnapshotRef, _Mapping]] = ..., checkpoint_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., archived: bool = ..., parked: bool = ..., inputs: _Optional[int] = ..., inputs_done: _Optional[int] = ..., session_id: _Optional[str] = ..., closing: bool = ...) -> None: ...
 
 class Usage(_message.Message):
     __slots__ = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "cost_usd", "turns")
@@ -369,7 +451,7 @@ class Timings(_message.Message):
     def __init__(self, queued: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., prepared: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., started: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., ended: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., committed: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class Result(_message.Message):
-    __slots__ = ("task_id", "state", "reason", "message", "exit_code", "final_message", "usage", "session_id", "changed_files", "changed_files_truncated", "artifacts", "snapshot_id", "attempts", "timings", "artifacts_truncated")
+    __slots__ = ("task_id", "state", "reason", "message", "exit_code", "final_message", "usage", "session_id", "changed_files", "changed_files_truncated", "artifacts", "snapshot_id", "attempts", "timings", "artifacts_truncated", "model_use")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -385,6 +467,7 @@ class Result(_message.Message):
     ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
     ARTIFACTS_TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    MODEL_USE_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     state: TaskState
     reason: EndReason
@@ -400,7 +483,8 @@ class Result(_message.Message):
     attempts: _containers.RepeatedCompositeFieldContainer[Attempt]
     timings: Timings
     artifacts_truncated: bool
-    def __init__(self, task_id: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., reason: _Optional[_Union[EndReason, str]] = ..., message: _Optional[str] = ..., exit_code: _Optional[int] = ..., final_message: _Optional[str] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., session_id: _Optional[str] = ..., changed_files: _Optional[_Iterable[_Union[ChangedFile, _Mapping]]] = ..., changed_files_truncated: bool = ..., artifacts: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., snapshot_id: _Optional[str] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., artifacts_truncated: bool = ...) -> None: ...
+    model_use: ModelUse
+    def __init__(self, task_id: _Optional[str] = ..., state: _Optional[_Union[TaskState, str]] = ..., reason: _Optional[_Union[EndReason, str]] = ..., message: _Optional[str] = ..., exit_code: _Optional[int] = ..., final_message: _Optional[str] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., session_id: _Optional[str] = ..., changed_files: _Optional[_Iterable[_Union[ChangedFile, _Mapping]]] = ..., changed_files_truncated: bool = ..., artifacts: _Optional[_Iterable[_Union[Artifact, _Mapping]]] = ..., snapshot_id: _Optional[str] = ..., attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., artifacts_truncated: bool = ..., model_use: _Optional[_Union[ModelUse, _Mapping]] = ...) -> None: ...
 
 class SnapshotRef(_message.Message):
     __slots__ = ("snapshot_id", "manifest_digest", "parent_id", "files", "bytes", "uid")

@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 import structlog
 
+from cloudclaw.agents.transcript import Transcript
 from cloudclaw.clock import Clock
 from cloudclaw.coordination.records import AttemptState, EndReason
 from cloudclaw.errors import InvalidArgumentError
@@ -146,7 +147,7 @@ def judged(template: Template | None, assignment: Assignment, exit: Exit) -> Out
     """What the runtime makes of a program's own end."""
     if template is None:
         raise LookupError(f"this node has no pool {assignment.pool!r} any more")
-    verdict = template.runtimes[assignment.runtime].judge(run_request(assignment), exit)
+    verdict = template.runtimes[assignment.runtime].judge(run_request(assignment), exit, Transcript())
     return Outcome(
         state=AttemptState.SUCCEEDED if verdict.succeeded else AttemptState.FAILED,
         reason=EndReason(verdict.reason),

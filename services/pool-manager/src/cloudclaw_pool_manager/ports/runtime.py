@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
+from cloudclaw.agents.parser import StreamParser
+from cloudclaw.agents.transcript import Transcript
 from cloudclaw_pool_manager.domain.attempt import Exit, Launch
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A user's message for an agent. `number`: from 1 within the task; 0 is the prompt."""
+
+    number: int
+    message_id: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +28,18 @@ class RunRequest:
         argv: from the spec; may be empty for agents.
         prompt: from the spec.
         env: from the spec, names checked.
-        session_id: session to continue, empty for a new one.
-        resumes: an earlier attempt was lost; the tree is its last checkpoint.
+        session_id: session to continue, empty for a new one. The tree holds it when `resumes`; otherwise the user
+            says that it does.
+        resumes: an earlier attempt was lost or parked; the tree is its last checkpoint.
         identity: `CLAW_TASK_ID`, `CLAW_ATTEMPT` and the like, to be passed on.
+        uid: the attempt's; for what must be unique and the same when asked twice (a new session's id).
+        model: from the spec, empty for the runtime's default.
+        max_turns: from the spec, 0 for none.
+        inputs: messages that the session does not hold yet, oldest first; the agent is given them after the prompt, or
+            in its place when the session holds that already.
+        conversation: the agent is to wait for input when it has answered.
+        egress: the way to models, such as `http://127.0.0.1:8787`; empty when there is none.
+        memory_bytes: what the attempt may use, for agents that size a heap.
     """
 
     argv: tuple[str, ...]
@@ -28,6 +48,13 @@ class RunRequest:
     session_id: str
     resumes: bool
     identity: Mapping[str, str]
+    uid: str = ""
+    model: str = ""
+    max_turns: int = 0
+    inputs: tuple[Input, ...] = ()
+    conversation: bool = False
+    egress: str = ""
+    memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +78,26 @@ class Verdict:
     session_id: str = ""
 
 
-class RuntimeAdapter(Protocol):
-    """One kind of agent. Stateless; one instance serves all attempts.
+@dataclass(frozen=True, slots=True)
+class Warmth:
+    """A program that can wait for its task.
 
-    Registered under the entry point group `cloudclaw.runtimes`; called with no arguments.
+    Attributes:
+        launch: started before there is a task; `warm_key` names it, so that a restarted manager knows what waits.
+        ready: regular expression; a line of standard output that matches says that it waits.
+        memory_bytes: what it needs while it waits; a pool whose limit is lower is not warmed.
+    """
+
+    launch: Launch
+    ready: str
+    memory_bytes: int
+
+
+class RuntimeAdapter(Protocol):
+    """One kind of program. Stateless; one instance serves all attempts of a pool.
+
+    Registered under the entry point group `cloudclaw.runtimes`; called with the pool's `runtime_options` for it as
+    keyword arguments, with none when there are none.
     """
 
     name: str
@@ -64,9 +107,72 @@ class RuntimeAdapter(Protocol):
         ...
 
     def launch(self, request: RunRequest) -> Launch:
-        """The command line, environment and input."""
+        """The command line, environment and input. `InvalidArgumentError` when there cannot be one."""
         ...
 
-    def judge(self, request: RunRequest, exit: Exit) -> Verdict:
+    def judge(self, request: RunRequest, exit: Exit, transcript: Transcript) -> Verdict:
         """What the exit means. Called only when CloudClaw did not end the attempt itself."""
         ...
+
+
+@runtime_checkable
+class AgentAdapter(RuntimeAdapter, Protocol):
+    """A runtime whose program is an agent: it says what it does, keeps a session, and may take input.
+
+    `cloudclaw_pool_manager.testing.runtimes` holds the tests that every adapter passes.
+    """
+
+    def probe(self) -> Launch:
+        """A command that tells the program's version quickly and touches no model."""
+        ...
+
+    def version(self, exit: Exit, stdout: str, stderr: str) -> str:
+        """The version that the probe told. `PreconditionError` with what to do when it cannot run here (not found, too
+        old, broken)."""
+        ...
+
+    def parser(self) -> StreamParser:
+        """A new parser for an attempt's log; of the same class as `cloudclaw.agents.registry` has for this name."""
+        ...
+
+    def warmth(self) -> Warmth | None:
+        """What to start in an idle slot; None when the agent cannot wait warm, or should not."""
+        ...
+
+    def join(self, request: RunRequest) -> Launch | None:
+        """How the attempt goes on in the program that waits: `stdin` is written to it, `warm_key` is that of `warmth`.
+        None when this request needs a program of its own (it continues a session, say)."""
+        ...
+
+    def encode_input(self, given: Input) -> bytes | None:
+        """What to write to the standard input of a running program for this message. None when it takes none: then
+        the message waits for the next turn, in an attempt of its own."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AgentOptions:
+    """Options that all agents' adapters take (`runtime_options` of a pool).
+
+    Attributes:
+        binary: absolute path of the program inside the sandbox; empty: by its usual name, on `path`.
+        path: directories before the usual PATH.
+        model: default model, in the agent's words; empty for the agent's own default.
+        upstream: name of the gateway's upstream.
+        resume_prompt: what a session is told that goes on after a lost attempt.
+        env: further variables of the agent.
+        warm: let it wait warm where it can.
+        permissions: let it use every tool without asking; its sandbox is what holds it.
+    """
+
+    binary: str = ""
+    path: tuple[str, ...] = ()
+    model: str = ""
+    upstream: str = ""
+    resume_prompt: str = (
+        "Your work was interrupted and goes on now, possibly on another machine. The files are as your last completed"
+        " step left them; processes that you started are gone. Check what is there, and continue."
+    )
+    env: Mapping[str, str] = field(default_factory=dict)
+    warm: bool = True
+    permissions: bool = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from typing import Final
 
+from cloudclaw.agents.transcript import Transcript
 from cloudclaw.errors import InvalidArgumentError
 from cloudclaw_pool_manager.domain.attempt import Exit, Launch
 from cloudclaw_pool_manager.ports.runtime import RunRequest, Verdict
@@ -39,7 +40,7 @@ class CommandRuntime:
             stdin=request.prompt.encode(),
         )
 
-    def judge(self, request: RunRequest, exit: Exit) -> Verdict:
+    def judge(self, request: RunRequest, exit: Exit, transcript: Transcript) -> Verdict:
         if exit.signal:
             return Verdict(False, "KILLED_BY_SIGNAL", f"ended by signal {exit.signal}")
         if exit.code in (126, 127):

@@ -137,6 +137,15 @@ class TaskCalls:
     async def SendInput(self, request: pb.SendInputRequest, context: Context) -> pb.SendInputResponse:
         raise UnimplementedError("input to running tasks is not served yet; give it as the prompt")
 
+    async def SetModelKey(self, request: pb.SetModelKeyRequest, context: Context) -> pb.SetModelKeyResponse:
+        raise UnimplementedError("input to running tasks is not served yet; give it as the prompt")
+
+    async def ListModelKeys(self, request: pb.ListModelKeysRequest, context: Context) -> pb.ListModelKeysResponse:
+        raise UnimplementedError("input to running tasks is not served yet; give it as the prompt")
+
+    async def DeleteModelKey(self, request: pb.DeleteModelKeyRequest, context: Context) -> pb.DeleteModelKeyResponse:
+        raise UnimplementedError("input to running tasks is not served yet; give it as the prompt")
+
     async def ExplainTask(self, request: pb.ExplainTaskRequest, context: Context) -> pb.ExplainTaskResponse:
         found = await self._lookup.task(caller().tenant, _task_id(request.task_id))
         task = found.task

@@ -1,0 +1,149 @@
+"""From bytes of a log to events: the contract of parsers, and what those of JSON lines share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from cloudclaw.agents.events import AnyEvent, Message, Note, cut
+
+STDOUT: Final = 1
+STDERR: Final = 2
+SYSTEM: Final = 3
+"""Log streams, as `cloudclaw.v1.LogStream` numbers them."""
+
+MAX_LINE: Final = 8 << 20
+"""Bytes of one line; a longer one is no event."""
+MARK: Final = "cloudclaw"
+"""The one key of a line by which CloudClaw itself says something in a log's SYSTEM stream."""
+
+
+class StreamParser(Protocol):
+    """Turns one attempt's log into events. Deterministic: the same bytes give the same events, however they are cut.
+
+    Input is hostile: nothing that an agent writes raises, and what is held is bounded.
+    """
+
+    def feed(self, stream: int, data: bytes) -> list[AnyEvent]:
+        """The next bytes of `stream` (STDOUT, STDERR or SYSTEM); the events that they complete."""
+        ...
+
+    def close(self) -> list[AnyEvent]:
+        """The log has ended; the events of what was incomplete."""
+        ...
+
+    def dump(self) -> bytes:
+        """All that it remembers, for a parser of the same class to go on from (`load`)."""
+        ...
+
+    def load(self, state: bytes) -> None:
+        """Go on where `dump` was called. `ValueError` for bytes that are no such state."""
+        ...
+
+
+class Memory(msgspec.Struct):
+    """What a parser of JSON lines remembers; agents' parsers extend it with what they need."""
+
+    stdout: bytes = b""
+    system: bytes = b""
+    skipping: bool = False
+
+
+class JsonLines:
+    """Base of parsers whose agents write one JSON object a line.
+
+    A subclass sets `memory_type`, keeps what it must remember in `self.memory`, and implements `on_object`. Lines that
+    are no JSON objects are passed over: the raw log has them.
+    """
+
+    memory_type: type[Memory] = Memory
+
+    def __init__(self) -> None:
+        self.memory = self.memory_type()
+
+    def feed(self, stream: int, data: bytes) -> list[AnyEvent]:
+        if stream == STDOUT:
+            self.memory.stdout, events = self._lines(self.memory.stdout + data, system=False)
+            return events
+        if stream == SYSTEM:
+            self.memory.system, events = self._lines(self.memory.system + data, system=True)
+            return events
+        return self.on_stderr(data)
+
+    def close(self) -> list[AnyEvent]:
+        events: list[AnyEvent] = []
+        if self.memory.stdout and not self.memory.skipping:
+            events += self._line(self.memory.stdout, system=False)
+        if self.memory.system:
+            events += self._line(self.memory.system, system=True)
+        self.memory.stdout = self.memory.system = b""
+        return [*events, *self.on_end()]
+
+    def dump(self) -> bytes:
+        return msgspec.msgpack.encode(self.memory)
+
+    def load(self, state: bytes) -> None:
+        try:
+            self.memory = msgspec.msgpack.decode(state, type=self.memory_type)
+        except msgspec.DecodeError as error:
+            raise ValueError(f"no state of {type(self).__name__}: {error}") from error
+
+    def on_object(self, line: Mapping[str, Any]) -> list[AnyEvent]:
+        """One object of the agent's. May raise `KeyError`, `TypeError`, `ValueError`, `AttributeError` for one that is
+        not as expected: it is passed over."""
+        raise NotImplementedError
+
+    def on_stderr(self, data: bytes) -> list[AnyEvent]:
+        """Bytes of standard error."""
+        return []
+
+    def on_end(self) -> list[AnyEvent]:
+        """The log is over."""
+        return []
+
+    def _lines(self, data: bytes, *, system: bool) -> tuple[bytes, list[AnyEvent]]:
+        *lines, rest = data.split(b"\n")
+        events: list[AnyEvent] = []
+        for line in lines:
+            if self.memory.skipping and not system:
+                self.memory.skipping = False
+                continue
+            events += self._line(line, system=system)
+        if len(rest) > MAX_LINE:
+            self.memory.skipping = self.memory.skipping or not system
+            rest = b""
+        return rest, events
+
+    def _line(self, line: bytes, *, system: bool) -> list[AnyEvent]:
+        if not line.lstrip().startswith(b"{") or len(line) > MAX_LINE:
+            return []
+        try:
+            value = json.loads(line)
+            return marked(value) if system else self.on_object(value)
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return []
+
+
+def mark(event: str, **fields: str | int) -> bytes:
+    """A line for a log's SYSTEM stream, by which CloudClaw tells parsers something."""
+    return json.dumps({MARK: {"event": event, **fields}}, separators=(",", ":")).encode() + b"\n"
+
+
+def marked(line: Mapping[str, Any]) -> list[AnyEvent]:
+    """The events of such a line."""
+    said = line[MARK]
+    event = str(said["event"])
+    if event in ("prompt", "input"):
+        text, message_id = cut(str(said.get("text", ""))), str(said.get("id", ""))
+        return [Message("user", text, message_id, int(said.get("number", 0)))]
+    return [Note(event, cut(str(said.get("message", ""))))]
+
+
+class PlainParser(JsonLines):
+    """For programs that say nothing of themselves: only CloudClaw's own marks become events."""
+
+    def on_object(self, line: Mapping[str, Any]) -> list[AnyEvent]:
+        return []
