@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from typing import Final, Literal, TypeVar
 from urllib.parse import quote_from_bytes
@@ -10,14 +11,16 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from cloudclaw.agents.events import Usage as AgentUsage
 from cloudclaw.coordination.records import Mode, SnapshotPointer
 from cloudclaw.errors import InvalidArgumentError
 from cloudclaw.ids import check_name, check_opaque_id
 from cloudclaw.refs import pointer_of, ref_of
 from cloudclaw.snapshots.port import Progress
 from cloudclaw.v1 import scheduler_pb2, task_pb2
-from cloudclaw_pool_manager.domain.assignment import AskedLimits, Assignment
+from cloudclaw_pool_manager.domain.assignment import AskedLimits, Assignment, Conversation, Input
 from cloudclaw_pool_manager.domain.attempt import AttemptId, Usage
+from cloudclaw_pool_manager.domain.models import ModelLimits, ModelUse
 from cloudclaw_pool_manager.domain.outcome import Checkpoint, FileChange, KeptArtifact, Outcome, Phase, Verdict
 
 MAX_CHANGES: Final = 10_000
@@ -28,6 +31,7 @@ MAX_ARTIFACTS_BYTES: Final = 2 << 20
 LEAST_INTERVAL: Final = 1.0
 """Seconds of running between two checkpoints by the clock."""
 _RUN_DEFAULT: Final = 3600.0
+_PARK_DEFAULT: Final = 2.0
 M = TypeVar("M", task_pb2.ChangedFile, task_pb2.Artifact)
 _PHASES: Final = {
     Phase.PREPARING: scheduler_pb2.ATTEMPT_PHASE_PREPARING,
@@ -61,7 +65,19 @@ def assignment(message: scheduler_pb2.Assignment) -> Assignment:
         argv=tuple(spec.argv),
         prompt=spec.prompt,
         env=dict(spec.env),
-        session_id=spec.session_id,
+        session_id=message.session_id or spec.session_id,
+        session_in_base=bool(message.session_id),
+        model=spec.model,
+        conversation=_conversation(spec),
+        inputs=tuple(inputs(message.inputs)),
+        inputs_done=message.inputs_done,
+        closing=message.closing,
+        max_turns=spec.model_limits.turns,
+        model_limits=ModelLimits(
+            spec.model_limits.requests, spec.model_limits.tokens, max(spec.model_limits.spend_usd, 0.0)
+        ),
+        model_used=_model_use_of(message.model_use),
+        model_keys=dict(message.model_keys),
         limits=AskedLimits(
             cpu_millis=spec.resources.cpu_millis,
             memory_bytes=spec.resources.memory_bytes,
@@ -92,8 +108,21 @@ def parse_assignment(raw: bytes) -> Assignment:
     return assignment(message)
 
 
+def inputs(given: Iterable[scheduler_pb2.TaskInput]) -> list[Input]:
+    """Messages for an agent, oldest first."""
+    return sorted((Input(i.number, i.message_id, i.text) for i in given), key=lambda one: one.number)
+
+
 def running(
-    attempt: AttemptId, phase: Phase, log_end: int, usage: Usage, progress: Progress | None
+    attempt: AttemptId,
+    phase: Phase,
+    log_end: int,
+    usage: Usage,
+    progress: Progress | None,
+    *,
+    told: int = 0,
+    closing: bool = False,
+    turns: int = 0,
 ) -> scheduler_pb2.RunningAttempt:
     """An attempt in a hello or a heartbeat."""
     return scheduler_pb2.RunningAttempt(
@@ -111,6 +140,9 @@ def running(
             disk_bytes=usage.disk_bytes,
         ),
         progress=tree_progress(progress),
+        inputs=told,
+        closing=closing,
+        turns=turns,
     )
 
 
@@ -146,6 +178,9 @@ def report(attempt: AttemptId, outcome: Outcome) -> scheduler_pb2.AttemptReport:
         started=_time(outcome.started),
         ended=_time(outcome.ended),
         retryable=outcome.retryable,
+        inputs=outcome.inputs,
+        usage=_usage(outcome.usage),
+        model_use=_model_use(outcome.model_use),
     )
     if outcome.snapshot is not None:
         message.snapshot.CopyFrom(ref_of(outcome.snapshot))
@@ -163,6 +198,10 @@ def checkpoint_report(attempt: AttemptId, checkpoint: Checkpoint) -> scheduler_p
         uid=attempt.uid,
         request=checkpoint.request,
         failure=checkpoint.failure,
+        session_id=checkpoint.session_id,
+        inputs=checkpoint.inputs,
+        usage=_usage(checkpoint.usage),
+        model_use=_model_use(checkpoint.model_use),
     )
     message.frozen.FromNanoseconds(int(checkpoint.frozen * 1e9))
     if checkpoint.snapshot is not None:
@@ -176,6 +215,41 @@ def verdict(number: int) -> Verdict | None:
         return Verdict(number)
     except ValueError:
         return None
+
+
+def _conversation(spec: task_pb2.TaskSpec) -> Conversation | None:
+    if not spec.HasField("conversation"):
+        return None
+    given = spec.conversation
+    return Conversation(_seconds(given.park_after) if given.HasField("park_after") else _PARK_DEFAULT)
+
+
+def _usage(usage: AgentUsage | None) -> task_pb2.Usage | None:
+    if usage is None:
+        return None
+    return task_pb2.Usage(
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        cache_read_tokens=usage.cache_read_tokens,
+        cache_write_tokens=usage.cache_write_tokens,
+        cost_usd=usage.cost_usd,
+        turns=usage.turns,
+    )
+
+
+def _model_use(use: ModelUse | None) -> task_pb2.ModelUse | None:
+    return None if use is None else task_pb2.ModelUse(**dataclasses.asdict(use))
+
+
+def _model_use_of(use: task_pb2.ModelUse) -> ModelUse:
+    return ModelUse(
+        use.requests,
+        use.input_tokens,
+        use.output_tokens,
+        use.cache_read_tokens,
+        use.cache_write_tokens,
+        use.spend_usd,
+    )
 
 
 def _pointer(message: scheduler_pb2.Assignment, field: Literal["base", "head"]) -> SnapshotPointer | None:

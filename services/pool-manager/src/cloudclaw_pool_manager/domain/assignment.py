@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from cloudclaw.coordination.records import Mode, SnapshotPointer
 from cloudclaw_pool_manager.domain.attempt import AttemptId
+from cloudclaw_pool_manager.domain.models import ModelLimits, ModelUse
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,22 @@ class AskedLimits:
     memory_bytes: int = 0
     pids: int = 0
     disk_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A user's message for an agent. `number`: from 1 within the task; 0 is the prompt."""
+
+    number: int
+    message_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """The task waits for its user after each answer; `park_after`: seconds that it keeps its slot then."""
+
+    park_after: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +57,15 @@ class Assignment:
         checkpoint_interval: seconds of running from one checkpoint to the next, 0 for none by the clock.
         artifacts: globs of workspace files to keep beside the snapshot.
         log_limit: bytes of log that it may write, 0 for the node's own limit.
+        model: that the agent is to ask for, empty for its default.
+        conversation: None for a task that ends with its first answer.
+        session_in_base: `session_id` is of a session that `base` holds.
+        inputs: messages that `base` does not hold, oldest first.
+        inputs_done: messages that it holds: all up to this number.
+        closing: no more messages come.
+        max_turns: of the agent, 0 for no limit.
+        model_limits, model_used: on the task, and by its earlier attempts.
+        model_keys: the tenant's, sealed, by upstream.
         raw: the assignment as it arrived, to be remembered across a restart.
     """
 
@@ -62,6 +88,16 @@ class Assignment:
     checkpoint_interval: float = 0.0
     artifacts: tuple[str, ...] = ()
     log_limit: int = 0
+    model: str = ""
+    conversation: Conversation | None = None
+    session_in_base: bool = False
+    inputs: tuple[Input, ...] = ()
+    inputs_done: int = 0
+    closing: bool = False
+    max_turns: int = 0
+    model_limits: ModelLimits = field(default_factory=ModelLimits)
+    model_used: ModelUse = field(default_factory=ModelUse)
+    model_keys: Mapping[str, str] = field(default_factory=dict)
     raw: bytes = b""
 
     @property

@@ -79,6 +79,12 @@ class KillReason(enum.StrEnum):
     LOG_LIMIT = "log_limit"
     DRAINED = "drained"
     """Its node is drained; it goes on elsewhere from the checkpoint at which it stood still."""
+    TURN_LIMIT = "turn_limit"
+    REQUEST_LIMIT = "request_limit"
+    TOKEN_LIMIT = "token_limit"  # noqa: S105 - no password
+    SPEND_LIMIT = "spend_limit"
+    PARKED = "parked"
+    """Its conversation waits for its user, and it did not end by itself when its input was closed."""
     FENCED = "fenced"
     """The lease was lost; nothing of the attempt may be published."""
     ORPHANED = "orphaned"

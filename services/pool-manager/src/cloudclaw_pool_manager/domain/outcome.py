@@ -6,8 +6,10 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from cloudclaw.agents.events import Usage
 from cloudclaw.coordination.records import AttemptState, EndReason, SnapshotPointer
 from cloudclaw_pool_manager.domain.attempt import Exit, KillReason
+from cloudclaw_pool_manager.domain.models import ModelUse
 
 
 class Phase(enum.IntEnum):
@@ -48,7 +50,11 @@ class KeptArtifact:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an attempt leaves behind. Times are wall clock seconds, 0 where it never came so far."""
+    """What an attempt leaves behind. Times are wall clock seconds, 0 where it never came so far.
+
+    `usage` and `model_use` are this attempt's alone, as its agent and as the gateway counted; `inputs`: messages that
+    its session holds: all up to this number.
+    """
 
     state: AttemptState
     reason: EndReason
@@ -62,6 +68,9 @@ class Outcome:
     changes: Sequence[FileChange] = ()
     artifacts: Sequence[KeptArtifact] = ()
     artifacts_truncated: bool = False
+    usage: Usage | None = None
+    model_use: ModelUse | None = None
+    inputs: int = 0
     prepared: float = 0.0
     started: float = 0.0
     ended: float = 0.0
@@ -76,12 +85,18 @@ class Checkpoint:
         request: the latest request that it answers, 0 for none.
         frozen: seconds that the processes stood still.
         failure: why there is no snapshot.
+        session_id: of the agent's session, when the snapshot holds it.
+        inputs, usage, model_use: as in `Outcome`, up to the snapshot.
     """
 
     snapshot: SnapshotPointer | None
     request: int = 0
     frozen: float = 0.0
     failure: str = ""
+    session_id: str = ""
+    inputs: int = 0
+    usage: Usage | None = None
+    model_use: ModelUse | None = None
 
 
 _KILLED = {
@@ -91,6 +106,11 @@ _KILLED = {
     KillReason.PIDS_LIMIT: (EndReason.PIDS_LIMIT, "reached its limit of processes and threads"),
     KillReason.DISK_LIMIT: (EndReason.DISK_LIMIT, "reached its disk limit"),
     KillReason.LOG_LIMIT: (EndReason.LOG_LIMIT, "wrote more output than a log may hold"),
+    KillReason.TURN_LIMIT: (EndReason.TURN_LIMIT, "reached its limit of turns"),
+    KillReason.REQUEST_LIMIT: (EndReason.REQUEST_LIMIT, "reached its limit of requests to models"),
+    KillReason.TOKEN_LIMIT: (EndReason.TOKEN_LIMIT, "reached its limit of tokens"),
+    KillReason.SPEND_LIMIT: (EndReason.SPEND_LIMIT, "reached its limit of spending on models"),
+    KillReason.PARKED: (EndReason.PARKED, "waits for its user"),
     KillReason.DRAINED: (EndReason.DRAINED, "its node is drained; it goes on from its checkpoint"),
     KillReason.FENCED: (EndReason.NODE_LOST, "its node lost the lease on it"),
     KillReason.ORPHANED: (EndReason.NODE_LOST, "stayed frozen without a manager for too long"),
@@ -107,7 +127,7 @@ def of_kill(exit: Exit) -> Outcome | None:
         return _ended(exit, AttemptState.CANCELED, EndReason.CANCELED, "canceled by its user")
     if exit.killed is not KillReason.NONE:
         reason, message = _KILLED[exit.killed]
-        retryable = reason in (EndReason.NODE_LOST, EndReason.DRAINED)
+        retryable = reason in (EndReason.NODE_LOST, EndReason.DRAINED, EndReason.PARKED)
         return _ended(exit, AttemptState.FAILED, reason, message, retryable=retryable)
     if exit.oom_killed and exit.code:
         reason, message = _KILLED[KillReason.MEMORY_LIMIT]
@@ -117,7 +137,7 @@ def of_kill(exit: Exit) -> Outcome | None:
 
 def ended_here(outcome: Outcome) -> bool:
     """The program's story is over: it ended by itself or at a limit, and was not canceled, lost or handed over."""
-    return outcome.reason not in (EndReason.CANCELED, EndReason.NODE_LOST, EndReason.DRAINED)
+    return outcome.reason not in (EndReason.CANCELED, EndReason.NODE_LOST, EndReason.DRAINED, EndReason.PARKED)
 
 
 def _ended(exit: Exit, state: AttemptState, reason: EndReason, message: str, *, retryable: bool = False) -> Outcome:
@@ -141,6 +161,17 @@ def failed(reason: EndReason, message: str, *, now: float, prepared: float = 0.0
 def canceled(*, now: float, prepared: float = 0.0) -> Outcome:
     """An attempt that was canceled before its program started, or with its slot."""
     return Outcome(AttemptState.CANCELED, EndReason.CANCELED, "canceled by its user", prepared=prepared, ended=now)
+
+
+def parked(outcome: Outcome) -> Outcome:
+    """An answer after which the conversation waits for its user, elsewhere and later."""
+    return replace(
+        outcome,
+        state=AttemptState.FAILED,
+        reason=EndReason.PARKED,
+        message="waits for its user",
+        retryable=True,
+    )
 
 
 def given_up(outcome: Outcome) -> Outcome:

@@ -7,6 +7,21 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from cloudclaw_pool_manager.domain.models import ModelLimits, ModelUse
+
+__all__ = [
+    "Egress",
+    "GatewayConnected",
+    "GatewayEvent",
+    "GatewayLimit",
+    "GatewayLost",
+    "GatewayUse",
+    "LimitKind",
+    "ModelGateway",
+    "ModelLimits",
+    "ModelUse",
+]
+
 
 class LimitKind(enum.StrEnum):
     """Which limit of an attempt's model calls was reached."""
@@ -14,35 +29,6 @@ class LimitKind(enum.StrEnum):
     REQUESTS = "requests"
     TOKENS = "tokens"
     SPEND = "spend"
-
-
-@dataclass(frozen=True, slots=True)
-class ModelUse:
-    """What a task's model calls came to.
-
-    Attributes:
-        requests: calls that an upstream was asked.
-        input_tokens: tokens read at full price; those from a cache are not among them.
-        output_tokens: tokens written.
-        cache_read_tokens, cache_write_tokens: of prompt caches.
-        spend_usd: what all of it costs by the gateway's price list.
-    """
-
-    requests: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cache_read_tokens: int = 0
-    cache_write_tokens: int = 0
-    spend_usd: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class ModelLimits:
-    """How much a task may use, earlier attempts included; 0 is no limit."""
-
-    requests: int = 0
-    tokens: int = 0
-    spend_usd: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +47,8 @@ class Egress:
     task: str
     attempt: int
     keys: Mapping[str, str] = field(default_factory=dict)
-    limits: ModelLimits = ModelLimits()
-    used: ModelUse = ModelUse()
+    limits: ModelLimits = field(default_factory=ModelLimits)
+    used: ModelUse = field(default_factory=ModelUse)
 
 
 @dataclass(frozen=True, slots=True)

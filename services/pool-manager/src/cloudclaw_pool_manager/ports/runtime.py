@@ -8,16 +8,18 @@ from typing import Protocol, runtime_checkable
 
 from cloudclaw.agents.parser import StreamParser
 from cloudclaw.agents.transcript import Transcript
+from cloudclaw_pool_manager.domain.assignment import Input
 from cloudclaw_pool_manager.domain.attempt import Exit, Launch
 
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """A user's message for an agent. `number`: from 1 within the task; 0 is the prompt."""
-
-    number: int
-    message_id: str
-    text: str
+__all__ = [
+    "AgentAdapter",
+    "AgentOptions",
+    "Input",
+    "RunRequest",
+    "RuntimeAdapter",
+    "Verdict",
+    "Warmth",
+]
 
 
 @dataclass(frozen=True, slots=True)
