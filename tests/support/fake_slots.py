@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cloudclaw.clock import Clock
-from cloudclaw.errors import UnavailableError
+from cloudclaw.errors import InvalidArgumentError, PreconditionError, UnavailableError
 from cloudclaw_pool_manager.domain.attempt import AttemptId, Exit, KillReason, Launch, Limits, LogFrame, Stream, Usage
 from cloudclaw_pool_manager.ports.backend import (
     Enforcement,
@@ -22,106 +23,9 @@ from cloudclaw_pool_manager.ports.backend import (
     SlotPhase,
     SlotStatus,
 )
+from tests.support.fake_supervisor import ORPHAN_TTL, FakeInput, FakeSupervisor
 
-ORPHAN_TTL = 10.0
-
-
-@dataclass(eq=False)
-class FakeSupervisor:
-    """One slot's supervisor and the sandbox in it.
-
-    Attributes:
-        starts: uids handed to it, in order; a repeated start of the same uid does not count.
-        frames: the spool.
-        fenced: frozen by its deadline, so that nothing but `thaw` lets it go on.
-        freezing: a pause was asked for, and does not stand still yet.
-        restless: its processes do not stand still for a pause.
-        mapped: inodes that the task has mapped.
-        pauses: (boot time of the freeze, of the resume or None while paused), in order.
-        refuses: every call raises `SlotFailedError` while it is set to a message.
-        gates: calls wait here, by name of the method.
-    """
-
-    number: int
-    pid: int
-    clock: Clock
-    incarnation: int = 0
-    phase: SlotPhase = SlotPhase.IDLE
-    fenced: bool = False
-    attempt: AttemptId | None = None
-    launch: Launch | None = None
-    limits: Limits | None = None
-    tree: Path | None = None
-    deadline: float = 0.0
-    spoken: float = 0.0
-    exit: Exit | None = None
-    frames: list[LogFrame] = field(default_factory=list)
-    log_end: int = 0
-    forgotten: int = 0
-    started: float = 0.0
-    starts: list[str] = field(default_factory=list)
-    stops: list[KillReason] = field(default_factory=list)
-    thaws: int = 0
-    freezing: bool = False
-    restless: bool = False
-    mapped: Collection[int] = ()
-    pauses: list[tuple[float, float | None]] = field(default_factory=list)
-    ignores_term: bool = False
-    refuses: str = ""
-    dead: bool = False
-    gates: dict[str, asyncio.Event] = field(default_factory=dict)
-    version: int = 0
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    # -- what the task does --
-
-    def write(self, data: bytes, stream: Stream = Stream.STDOUT) -> None:
-        """The task writes output."""
-        self.frames.append(LogFrame(self.log_end, stream, self.clock.wall(), data))
-        self.log_end += len(data)
-        self.tell()
-
-    def finish(
-        self, code: int = 0, *, signal: int = 0, killed: KillReason = KillReason.NONE, oom: bool = False
-    ) -> None:
-        """The task ends."""
-        if self.exit is None:
-            self.phase = SlotPhase.EXITED
-            self.exit = Exit(code, signal, killed, oom, self.log_end, self.started, self.clock.wall())
-            self.tell()
-
-    # -- what happens to it --
-
-    def die(self) -> None:
-        """The supervisor is killed, and the sandbox with it."""
-        self.dead = True
-        self.tell()
-
-    def look(self) -> None:
-        """Freeze past the deadline; kill what nobody came for."""
-        now = self.clock.boottime()
-        alive = self.phase in (SlotPhase.RUNNING, SlotPhase.FROZEN)
-        if alive and not self.fenced and now >= self.deadline:
-            self.phase, self.fenced = SlotPhase.FROZEN, True
-            self.tell()
-        elif self.phase is SlotPhase.FROZEN and self.fenced and now >= max(self.deadline, self.spoken) + ORPHAN_TTL:
-            self.finish(137, signal=9, killed=KillReason.ORPHANED)
-
-    def stand_still(self) -> None:
-        """What `freezing` began is done, if nobody took it back."""
-        if self.freezing and self.phase is SlotPhase.RUNNING:
-            self.phase = SlotPhase.FROZEN
-            self.pauses.append((self.clock.boottime(), None))
-            self.tell()
-
-    def tell(self) -> None:
-        self.version += 1
-        self.changed.set()
-
-    def status(self) -> SlotStatus:
-        last = self.frames[-1].time if self.frames else self.started
-        ready, paused = self.phase is SlotPhase.IDLE, self.phase is SlotPhase.FROZEN and not self.fenced
-        return SlotStatus(self.phase, self.attempt, self.log_end, last, self.exit, ready, paused)
+__all__ = ["ORPHAN_TTL", "FakeHost", "FakePool", "FakeSlot", "FakeSupervisor"]
 
 
 class FakeSlot:
@@ -173,10 +77,55 @@ class FakeSlot:
             return
         if there.attempt is not None:
             raise SlotFailedError(f"it holds {there.attempt.uid}")
+        if launch.warm_key and (there.warm, there.warm_key) != ("ready", launch.warm_key):
+            raise PreconditionError(f"{launch.warm_key!r} is not warm", subject=self.name, reason="NOT_WARM")
+        there.went_on_warm = bool(launch.warm_key)
+        there.warm = there.warm_key = ""
         there.starts.append(attempt.uid)
         there.attempt, there.launch, there.limits, there.tree, there.deadline = attempt, launch, limits, tree, deadline
         there.started = there.clock.wall()
         there.phase, there.fenced, there.pauses = SlotPhase.RUNNING, False, []
+        there.inputs, there.input_open = [], launch.keep_stdin
+        if launch.note:
+            there.write(launch.note, Stream.SYSTEM)
+        there.tell()
+
+    async def input(
+        self, uid: str, message_id: str, *, note: bytes = b"", data: bytes = b"", close: bool = False
+    ) -> bool:
+        there = await self._call("input", uid)
+        if not message_id:
+            raise InvalidArgumentError("a name for the message", field="message_id")
+        if any(given.id == message_id for given in there.inputs):
+            return False
+        if not there.input_open:
+            raise PreconditionError("its standard input is closed", subject=uid, reason="INPUT_CLOSED")
+        if there.input_full:
+            raise UnavailableError("it has not read its input", reason="INPUT_FULL")
+        there.inputs.append(FakeInput(message_id, data, close))
+        there.input_open = not close
+        if note:
+            there.write(note, Stream.SYSTEM)
+        there.tell()
+        return True
+
+    async def egress(self, uid: str) -> int:
+        """A real listener on some port of this host, another one at every call."""
+        there = await self._call("egress", uid)
+        if not there.egress:
+            raise PreconditionError("it was made without", subject=self.name, reason="NO_EGRESS")
+        return socket.create_server(("127.0.0.1", 0)).detach()
+
+    async def warm(self, launch: Launch, limits: Limits, ready: str, *, within: float = 60.0) -> None:
+        there = await self._call("warm")
+        if there.no_warm:
+            raise PreconditionError("trees cannot arrive later", subject=self.name, reason="NO_WARM")
+        if there.attempt is not None:
+            raise SlotFailedError(f"it holds {there.attempt.uid}")
+        if there.warm_key == launch.warm_key and there.warm in ("warming", "ready"):
+            return
+        there.warmings.append((launch, limits, ready))
+        there.warm, there.warm_key = "warming" if there.slow_to_warm else "ready", launch.warm_key
         there.tell()
 
     async def set_deadline(self, uid: str, deadline: float) -> None:
@@ -254,7 +203,7 @@ class FakeSlot:
         there.forgotten = max(there.forgotten, upto)
 
     async def usage(self, uid: str) -> Usage:
-        there = await self._call("usage", uid)
+        there = await self._call("usage", uid or None)
         return Usage(memory_bytes=1 << 20, pids=1 + there.number)
 
     async def release(self, uid: str) -> None:
@@ -263,6 +212,7 @@ class FakeSlot:
             raise SlotFailedError("the attempt still runs")
         there.phase, there.attempt, there.exit, there.tree = SlotPhase.IDLE, None, None, None
         there.frames, there.log_end, there.forgotten = [], 0, 0
+        there.inputs, there.went_on_warm = [], False
         there.tell()
 
     async def close(self) -> None:
@@ -278,6 +228,8 @@ class FakeHost:
         peak: how many were, at most.
         broken: numbers that cannot be provisioned now, with the reason.
         provisions, destroyed: numbers, in order.
+        egress: slots are made with a listener in their sandboxes.
+        no_warm, slow_to_warm: of the slots that are made.
     """
 
     clock: Clock
@@ -289,6 +241,9 @@ class FakeHost:
     destroyed: list[int] = field(default_factory=list)
     gates: dict[str, asyncio.Event] = field(default_factory=dict)
     pids: int = 1000
+    egress: bool = False
+    no_warm: bool = False
+    slow_to_warm: bool = False
 
     def look(self) -> None:
         """What supervisors do by themselves."""
@@ -339,6 +294,8 @@ class FakePool:
             raise SlotFailedError(f"slot {number} is locked by another")
         host.pids += 1
         supervisor = FakeSupervisor(number, host.pids, host.clock, self._incarnation)
+        supervisor.egress, supervisor.no_warm = host.egress, host.no_warm
+        supervisor.slow_to_warm = host.slow_to_warm
         host.alive[number] = supervisor
         host.peak = max(host.peak, len(host.alive))
         slot = FakeSlot(supervisor, self._incarnation)

@@ -18,12 +18,29 @@ MAX_MESSAGE = 64 << 20
 """Bytes of one line at most."""
 
 SOCKET = "sock"
+EGRESS_SOCKET = "egress"
 SPOOL = "spool"
 """Names inside the slot's control directory."""
 
 FENCED = "fenced"
 FAILED = "failed"
+INPUT_CLOSED = "input_closed"
+INPUT_FULL = "input_full"
+NOT_WARM = "not_warm"
+NO_EGRESS = "no_egress"
 """Kinds of error."""
+
+REFUSALS = frozenset((INPUT_CLOSED, INPUT_FULL, NOT_WARM))
+"""Those that say nothing against the slot."""
+
+MAX_INPUT = 16 << 20
+"""Bytes that wait for a program to read them, at most."""
+MAX_INPUT_ID = 256
+"""Characters of a message's id, and of a warm program's key."""
+
+WARMING, READY, COLD = "warming", "ready", ""
+WARM_FAILED = "failed: "
+"""What a status says of a warm program; the last one goes before the reason."""
 
 VERSION = 2
 """1: the first. 2: `resume`, and `paused` in a status."""

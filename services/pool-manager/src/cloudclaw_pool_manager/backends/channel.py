@@ -17,6 +17,18 @@ class SupervisorDeadError(SlotFailedError):
     """The supervisor ended for certain, so what it left may be killed without asking the lock."""
 
 
+class RefusedError(Exception):
+    """The supervisor is well and refuses for a reason that the caller knows.
+
+    Attributes:
+        kind: one of `protocol.REFUSALS`.
+    """
+
+    def __init__(self, kind: str, message: str):
+        super().__init__(message)
+        self.kind = kind
+
+
 class Channel(asyncio.Protocol):
     """Requests and answers over one connection, and statuses as they are pushed.
 
@@ -73,6 +85,7 @@ class Channel(asyncio.Protocol):
 
         Raises:
             SlotFailedError, FencedIncarnationError: as the port says.
+            RefusedError: only for operations that know refusals.
         """
         if self.failure is not None:
             raise self.failure
@@ -126,6 +139,8 @@ class Channel(asyncio.Protocol):
                 answer.set_result(message.get("ok"))
             elif message["error"] == protocol.FENCED:
                 answer.set_exception(FencedIncarnationError(message.get("message", "")))
+            elif message["error"] in protocol.REFUSALS:
+                answer.set_exception(RefusedError(message["error"], message.get("message", "")))
             else:
                 answer.set_exception(SlotFailedError(message.get("message", "")))
 

@@ -35,6 +35,7 @@ class BackendConfig:
         orphan_ttl: seconds without a manager after which a sandbox frozen at its deadline is killed.
         watch_interval: seconds between two looks at what a task has used.
         call_timeout: seconds that a supervisor has to answer.
+        egress: every sandbox gets a TCP listener on 127.0.0.1:8787, see `Slot.egress`.
     """
 
     node_dir: Path
@@ -55,3 +56,4 @@ class BackendConfig:
     orphan_ttl: float = 10.0
     watch_interval: float = 0.5
     call_timeout: float = 10.0
+    egress: bool = False

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
-import re
 import signal
 from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import asdict, replace
@@ -14,10 +12,11 @@ from typing import Any
 
 import structlog
 
-from cloudclaw.errors import InvalidArgumentError, PreconditionError, UnavailableError
+from cloudclaw.errors import PreconditionError, UnavailableError
+from cloudclaw_pool_manager.backends import egress, messages
 from cloudclaw_pool_manager.backends.attach import MountedTrees
 from cloudclaw_pool_manager.backends.cgroups import SlotGroups
-from cloudclaw_pool_manager.backends.channel import Channel
+from cloudclaw_pool_manager.backends.channel import Channel, RefusedError
 from cloudclaw_pool_manager.backends.config import BackendConfig
 from cloudclaw_pool_manager.backends.layout import SlotFiles
 from cloudclaw_pool_manager.backends.maps import shared_maps
@@ -30,17 +29,18 @@ from cloudclaw_pool_manager.ports.backend import (
     SlotPhase,
     SlotStatus,
 )
+from cloudclaw_supervisor import protocol
 
 _log = structlog.get_logger()
 
-_UID = re.compile(r"[A-Za-z0-9_-]{1,128}")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _START_WAIT = 20.0
 _FREEZE_WITHIN = 4.0
 """Seconds that a pause may take to begin: one process in a long uninterruptible wait must not stop all others for as
 long, and is no fault of the slot."""
 _RESUMES = 2
 """Version of the protocol from which on a supervisor knows `resume`."""
+_INPUTS = 3
+"""The same for `input`, `egress` and `warm`, and what belongs to them in `start`."""
 
 
 class BubblewrapSlot:
@@ -110,16 +110,17 @@ class BubblewrapSlot:
         return self._groups.enforcement
 
     async def start(self, attempt: AttemptId, launch: Launch, limits: Limits, tree: Path, deadline: float) -> None:
-        if not _UID.fullmatch(attempt.uid):
-            raise InvalidArgumentError("letters, digits, - and _ only", field="attempt.uid")
-        _check_launch(launch)
+        messages.check_uid(attempt.uid)
+        messages.check_launch(launch)
+        if launch.keep_stdin or launch.note or launch.warm_key:
+            self._needs(_INPUTS, "cannot be started so")
         async with self._starting:
             held = self._status.attempt
             if held is not None and held.uid == attempt.uid:
                 return
             if held is not None:
                 raise SlotFailedError(f"{self.name} holds attempt {held.uid}")
-            await self._channel.call("prepare", wait=_START_WAIT, tmp_bytes=limits.tmp_bytes)
+            await self._prepare(limits, launch.warm_key)
             try:
                 await asyncio.to_thread(self._ready_for, limits, tree)
             except OSError as error:
@@ -129,29 +130,86 @@ class BubblewrapSlot:
                     "start",
                     wait=_START_WAIT,
                     attempt=asdict(attempt),
-                    argv=list(launch.argv),
-                    env=dict(launch.env),
-                    stdin=base64.b64encode(launch.stdin).decode(),
-                    cwd=launch.cwd,
-                    limits=asdict(limits),
+                    **messages.launch_fields(launch, limits),
+                    keep_stdin=launch.keep_stdin,
+                    note=messages.encode(launch.note),
+                    warm_key=launch.warm_key,
                     tree=str(tree),
                     deadline=deadline,
                 )
+            except RefusedError as error:  # the warm program ended between the two calls
+                await self._detach_unless_started(attempt.uid)
+                raise self._not_warm(error) from error
             except SlotFailedError:
                 # The task may have started all the same. Then the tree is in use and must stay.
                 await self._detach_unless_started(attempt.uid)
                 raise
 
+    async def input(
+        self, uid: str, message_id: str, *, note: bytes = b"", data: bytes = b"", close: bool = False
+    ) -> bool:
+        messages.check_input(message_id, note, data)
+        self._needs(_INPUTS, "takes no input")
+        try:
+            answer = await self._channel.call(
+                "input",
+                uid=uid,
+                message_id=message_id,
+                note=messages.encode(note),
+                data=messages.encode(data),
+                close=close,
+            )
+        except RefusedError as error:
+            if error.kind == protocol.INPUT_FULL:
+                raise UnavailableError(f"{self.name}: {error}", reason="INPUT_FULL") from error
+            raise PreconditionError(f"{self.name}: {error}", subject=uid, reason="INPUT_CLOSED") from error
+        return bool(answer)
+
+    async def egress(self, uid: str) -> int:
+        self._needs(_INPUTS, "has no way out")
+        incarnation, timeout = self._config.incarnation, self._config.call_timeout
+        found = await asyncio.to_thread(egress.fetch, self._files.control, uid, incarnation, timeout)
+        if found is None:
+            raise PreconditionError(
+                f"{self.name} was made without a way out; recycle it", subject=self.name, reason="NO_EGRESS"
+            )
+        return found
+
+    async def warm(self, launch: Launch, limits: Limits, ready: str, *, within: float = 60.0) -> None:
+        messages.check_launch(launch)
+        messages.check_warm(launch.warm_key, ready)
+        if self._trees is None:
+            raise PreconditionError(
+                f"{self.name} keeps no program warm: trees arrive later only where the manager is root",
+                subject=self.name,
+                reason="NO_WARM",
+            )
+        self._needs(_INPUTS, "keeps no program warm")
+        async with self._starting:
+            if (held := self._status.attempt) is not None:
+                raise SlotFailedError(f"{self.name} holds attempt {held.uid}")
+            now = self._status
+            if now.warm_key == launch.warm_key and now.warm in (protocol.WARMING, protocol.READY):
+                return
+            await self._prepare(limits, "")
+            try:
+                await asyncio.to_thread(self._groups.apply, limits)
+            except OSError as error:
+                raise SlotFailedError(f"the groups of {self.name} take no limits: {error}") from error
+            await self._channel.call(
+                "warm",
+                wait=_START_WAIT,
+                warm_key=launch.warm_key,
+                **messages.launch_fields(launch, limits),
+                ready=ready,
+                within=within,
+            )
+
     async def set_deadline(self, uid: str, deadline: float) -> None:
         await self._channel.call("deadline", uid=uid, deadline=deadline)
 
     async def freeze(self, uid: str) -> None:
-        if self._version_spoken < _RESUMES:
-            raise PreconditionError(
-                f"the supervisor of {self.name} is of an earlier release, which cannot be paused; recycle the slot",
-                subject=self.name,
-                reason="OLD_SUPERVISOR",
-            )
+        self._needs(_RESUMES, "cannot be paused")
         try:
             async with asyncio.timeout(_FREEZE_WITHIN):
                 await self._channel.call("freeze", uid=uid)
@@ -176,7 +234,7 @@ class BubblewrapSlot:
 
     async def stop(self, uid: str, reason: KillReason, grace: float) -> Exit:
         ended = await self._channel.call("stop", wait=max(grace, 0.0), uid=uid, reason=reason.value, grace=grace)
-        return _exit(ended)
+        return messages.parse_exit(ended)
 
     async def status(self) -> SlotStatus:
         await self._channel.call("status")
@@ -215,7 +273,7 @@ class BubblewrapSlot:
         await self._channel.call("forget", uid=uid, upto=upto)
 
     async def usage(self, uid: str) -> Usage:
-        watched = await self._channel.call("usage", uid=uid)
+        watched = await self._channel.call("usage", uid=uid) if uid else {"disk_bytes": 0}
         try:
             used = await asyncio.to_thread(self._groups.usage)
         except OSError as error:
@@ -264,6 +322,26 @@ class BubblewrapSlot:
         finally:
             loop.remove_reader(self._pidfd)
 
+    async def _prepare(self, limits: Limits, warm_key: str) -> None:
+        """Wait until a sandbox, or the warm program of that key, is there for a task with these limits."""
+        try:
+            await self._channel.call(
+                "prepare", wait=_START_WAIT, tmp_bytes=limits.tmp_bytes, limits=asdict(limits), warm_key=warm_key
+            )
+        except RefusedError as error:
+            raise self._not_warm(error) from error
+
+    def _not_warm(self, error: RefusedError) -> PreconditionError:
+        return PreconditionError(f"{self.name}: {error}", subject=self.name, reason="NOT_WARM")
+
+    def _needs(self, version: int, what: str) -> None:
+        if self._version_spoken < version:
+            raise PreconditionError(
+                f"the supervisor of {self.name} is of an earlier release, which {what}; recycle the slot",
+                subject=self.name,
+                reason="OLD_SUPERVISOR",
+            )
+
     def _ready_for(self, limits: Limits, tree: Path) -> None:
         self._groups.apply(limits)
         if self._trees is not None:
@@ -284,7 +362,7 @@ class BubblewrapSlot:
 
     def _pushed(self, data: dict[str, Any]) -> None:
         try:
-            self._status = _parse_status(data)
+            self._status = messages.parse_status(data, self._status)
         except (KeyError, TypeError, ValueError) as error:
             _log.warning("slot.bad_status", slot=self.name, error=str(error))
             return
@@ -293,32 +371,3 @@ class BubblewrapSlot:
     def _wake(self) -> None:
         self._version += 1
         self._changed.set()
-
-
-def _check_launch(launch: Launch) -> None:
-    if not launch.argv:
-        raise InvalidArgumentError("at least the program", field="argv")
-    for name in launch.env:
-        if not _NAME.fullmatch(name):
-            raise InvalidArgumentError(f"{name!r} is no name of a variable", field="env")
-    if any("\0" in text for text in (*launch.argv, *launch.env.values(), launch.cwd)):
-        raise InvalidArgumentError("no NUL bytes in arguments, variables and the directory", field="argv")
-    if not launch.cwd.startswith("/"):
-        raise InvalidArgumentError("an absolute path", field="cwd")
-
-
-def _exit(data: dict[str, Any]) -> Exit:
-    return Exit(**{**data, "killed": KillReason(data["killed"])})
-
-
-def _parse_status(data: dict[str, Any]) -> SlotStatus:
-    attempt, ended = data.get("attempt"), data.get("exit")
-    return SlotStatus(
-        phase=SlotPhase(data["phase"]),
-        attempt=AttemptId(**attempt) if attempt else None,
-        log_end=int(data.get("log_end", 0)),
-        last_output=float(data.get("last_output", 0.0)),
-        exit=_exit(ended) if ended else None,
-        sandbox_ready=bool(data.get("sandbox_ready", False)),
-        paused=bool(data.get("paused", False)),
-    )

@@ -56,14 +56,21 @@ class Launch:
     Attributes:
         argv: program and arguments, at least one; looked up on the sandbox's PATH.
         env: the whole environment; nothing is inherited. Names match `[A-Za-z_][A-Za-z0-9_]*`.
-        stdin: bytes given on standard input, then end of file.
+        stdin: bytes given on standard input, then end of file unless `keep_stdin`.
         cwd: absolute, inside the sandbox.
+        keep_stdin: leave standard input open for `Slot.input`, whose `close` ends it.
+        note: opens the log as one SYSTEM frame, before any output; at most 1 MiB, ends with a newline, empty for none.
+        warm_key: a name of the caller's for a program and all it was started with. `Slot.warm` gives it to what it
+            starts; `Slot.start` goes on in the program that carries it, and `argv`, `env` and `cwd` then say nothing.
     """
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     stdin: bytes = b""
     cwd: str = "/workspace"
+    keep_stdin: bool = False
+    note: bytes = b""
+    warm_key: str = ""
 
 
 class KillReason(enum.StrEnum):

@@ -53,6 +53,11 @@ class SlotStatus:
         exit: set when EXITED.
         sandbox_ready: a sandbox is built and waits for its task.
         paused: FROZEN by `Slot.freeze` alone; no deadline has passed.
+        input_open: `Slot.input` still reaches the program. A program that closed its standard input itself is not
+            noticed.
+        inputs: ids of the inputs that the attempt was given, in order, as of the last `Slot.status`.
+        warm: of an IDLE slot: empty, `warming`, `ready`, or `failed: ` and why; a failed one is cold again.
+        warm_key: what is warm, or failed to be.
     """
 
     phase: SlotPhase
@@ -62,6 +67,10 @@ class SlotStatus:
     exit: Exit | None = None
     sandbox_ready: bool = False
     paused: bool = False
+    input_open: bool = False
+    inputs: tuple[str, ...] = ()
+    warm: str = ""
+    warm_key: str = ""
 
 
 class EveryInode(Collection[int]):
@@ -130,6 +139,58 @@ class Slot(Protocol):
         `tree` holds `workspace` and `home`; they become `/workspace` and `/home/agent`. `deadline` is a
         boot time (design rule 3). Returns when the task was started; a program that cannot be executed
         still starts and ends with code 127 or 126. Idempotent by `attempt.uid`.
+
+        With `launch.warm_key` the task goes on in the warm program of that key: the tree arrives, what the program
+        printed so far is dropped, `note` and `stdin` are given, limits and deadline begin. Without it a warm program is
+        discarded, which costs the time of a new sandbox.
+
+        Raises `PreconditionError(reason="NOT_WARM")`, and nothing has happened, when no program of that key is `ready`
+        under limits that fit (`tmp_bytes` and `file_bytes` are fixed when it starts): start again without the key.
+        `PreconditionError(reason="OLD_SUPERVISOR")` where an adopted supervisor does not know `keep_stdin`, `note` or
+        `warm_key`.
+        """
+        ...
+
+    async def input(
+        self, uid: str, message_id: str, *, note: bytes = b"", data: bytes = b"", close: bool = False
+    ) -> bool:
+        """Give the program `data` on standard input after all that it was given before, and end it there with `close`.
+
+        `note` (as `Launch.note`) goes to the log when the input is taken, whenever the program reads it. A frozen
+        sandbox takes input for later. Answers False, having done nothing, when the attempt was given `message_id`
+        before, by an earlier manager too.
+
+        Raises:
+            PreconditionError: reason `INPUT_CLOSED`: it ended, is being ended, or its standard input is closed;
+                `OLD_SUPERVISOR`.
+            UnavailableError: reason `INPUT_FULL`: the program has not read 16 MiB of earlier input, or the log waits
+                to be made durable.
+            InvalidArgumentError: no message id, or a `note` or `data` that is too large ever to be taken.
+        """
+        ...
+
+    async def egress(self, uid: str) -> int:
+        """A descriptor of the TCP listener on 127.0.0.1:8787 inside the attempt's sandbox; the caller closes it.
+
+        Whoever accepts there speaks with this attempt alone. Connections made before wait in its backlog.
+
+        Raises:
+            PreconditionError: reason `NO_EGRESS`: the slot was made without; `OLD_SUPERVISOR`.
+        """
+        ...
+
+    async def warm(self, launch: Launch, limits: Limits, ready: str, *, within: float = 60.0) -> None:
+        """Start a program in the waiting sandbox, before there is an attempt, for a `start` with its `warm_key`.
+
+        Its standard input gets `launch.stdin` and stays open. It is `ready` when a line of its standard output matches
+        the regular expression `ready`; `SlotStatus.warm` tells that, and why it failed: it ended, printed 256 KiB
+        before that line, took longer than `within` seconds, or hit a limit. `limits` hold from its start; `usage("")`
+        tells what it uses. There is no tree yet: `/workspace` and `/home/agent` are empty and not writable, `/tmp` is,
+        and stays. A working directory that it has there stays the old one when the tree arrives, while absolute paths
+        lead into the tree. Idempotent by `launch.warm_key`; another key discards what was warm.
+
+        Raises:
+            PreconditionError: reason `NO_WARM`: trees arrive later only where the manager is root; `OLD_SUPERVISOR`.
         """
         ...
 
@@ -196,7 +257,7 @@ class Slot(Protocol):
         ...
 
     async def usage(self, uid: str) -> Usage:
-        """Resources used by the attempt so far."""
+        """Resources used by the attempt so far; with an empty `uid`, by the sandbox of an IDLE slot."""
         ...
 
     async def release(self, uid: str) -> None:
