@@ -8,6 +8,7 @@ from pydantic_settings import SettingsConfigDict
 from cloudclaw.config import Group, ServerSettings, ServiceSettings
 from cloudclaw.errors import InvalidArgumentError
 from cloudclaw.ids import check_name
+from cloudclaw.sealing import SealingSettings
 
 
 class HistorySettings(Group):
@@ -52,6 +53,7 @@ class SchedulerSettings(ServiceSettings):
         default=256 << 20, ge=0, description="bytes of log of one task, all attempts together; 0: only the nodes' limit"
     )
     history: HistorySettings = HistorySettings()
+    sealing: SealingSettings = SealingSettings()
     drain_timeout: float = Field(
         default=1.0, ge=0.0, le=300.0, description="seconds that running calls have to end when the service stops"
     )
