@@ -59,6 +59,17 @@ def main() -> None:
         if config.stage:
             root = stage(config)
         drop_privileges(config.uid)
+    listener = listen()
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    if config.lock_fd >= 0:
+        os.set_inheritable(config.lock_fd, False)
+    serve(config, root, listener)
+
+
+def listen() -> socket.socket:
+    """Make the spool and the socket in the present directory, the slot's control directory."""
     os.mkdir(protocol.SPOOL, 0o700)
     # Bound by a name relative to the present directory: a socket's path is limited to 107 bytes.
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -66,9 +77,15 @@ def main() -> None:
     listener.listen(8)
     # Named only now: a socket under the final name that refuses is a dead supervisor's.
     os.rename(f"{protocol.SOCKET}.new", protocol.SOCKET)
-    if os.fork():
-        os._exit(0)
-    os.setsid()
+    return listener
+
+
+def serve(config: Config, root: str, listener: socket.socket) -> None:
+    """Be the supervisor until it is told to shut down.
+
+    Args:
+        root: where the skeleton of the sandbox's `/` is.
+    """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
@@ -76,8 +93,6 @@ def main() -> None:
     if linux.AVAILABLE:
         linux.set_child_subreaper()
         linux.set_no_new_privs()
-    if config.lock_fd >= 0:
-        os.set_inheritable(config.lock_fd, False)
     Supervisor(config, root, listener).run()
 
 

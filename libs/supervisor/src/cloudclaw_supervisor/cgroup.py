@@ -21,6 +21,7 @@ class Groups:
         freezer_state: where to read that all is frozen: the same file (v1) or `cgroup.events` (v2).
         oom: file with an `oom_kill N` line.
         pids_events: file with a `max N` line.
+        unified: the freezer is that of cgroup v2. Said where the files' names do not tell.
     """
 
     def __init__(self, config: dict[str, Any]):
@@ -29,11 +30,7 @@ class Groups:
         self.freezer_state: str = config.get("freezer_state", "")
         self.oom: str = config.get("oom", "")
         self.pids_events: str = config.get("pids_events", "")
-
-    @property
-    def unified(self) -> bool:
-        """The freezer is that of cgroup v2."""
-        return self.freezer.endswith("cgroup.freeze")
+        self.unified: bool = config.get("unified", self.freezer.endswith("cgroup.freeze"))
 
     def enter(self) -> None:
         """Move the calling process in; its children follow."""

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 _OWNER_READS = (
-    *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-net", "--uid", "0", "--gid", "0"),
+    # The same namespaces as a sandbox's: in a container no other set may be made.
+    *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net", "--uid", "0", "--gid", "0"),
     *("--dev-bind", "/", "/", "--cap-drop", "ALL", "--cap-add", "CAP_DAC_READ_SEARCH"),
     *("--as-pid-1", "--new-session", "--die-with-parent"),
 )

@@ -9,13 +9,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import cloudclaw_supervisor
 from cloudclaw_pool_manager.backends.cgroups import SlotGroups
 from cloudclaw_pool_manager.backends.config import BackendConfig
-from cloudclaw_pool_manager.backends.layout import SYSTEM, SlotFiles
+from cloudclaw_pool_manager.backends.layout import SlotFiles, host_system
 from cloudclaw_pool_manager.backends.probe import Tools
 from cloudclaw_pool_manager.ports.backend import Mechanism, SlotFailedError
+from cloudclaw_supervisor.system import DIRECTORIES
 
 _START_WITHIN = 30.0
 _UNLOCKED_WITHIN = 10.0
@@ -97,43 +99,52 @@ def spawn(config: BackendConfig, tools: Tools, files: SlotFiles, groups: SlotGro
         clean(files, groups)
         root = os.geteuid() == 0
         uid = config.uid_base + number if root else os.geteuid()
-        extra = tuple(path for path in config.read_only if Path(path).parts[1] not in SYSTEM)
+        extra = beside_system(config.read_only)
         try:
-            files.create(uid, tools.shell, extra)
+            system = host_system(tools.shell)
+            files.create(uid, system, extra)
             groups.create(uid)
         except OSError as error:
             raise SlotFailedError(f"{files.name} cannot be made: {error}") from error
-        enforcement = groups.enforcement
-        _run(
-            config.python or os.path.realpath(sys.executable),
-            files,
-            lock,
-            {
-                "slot": files.name,
-                "directory": str(files.root),
-                "uid": uid if root else None,
-                "stage": root,
-                "bwrap": str(tools.bwrap),
-                "read_only": files.read_only(),
-                "extra": [(path, path) for path in extra],
-                "prebuild": root,
-                "debug": config.debug,
-                "lock_fd": lock,
-                "groups": groups.for_supervisor(),
-                "enter": groups.supervisor_enters(),
-                "watch_memory": enforcement.memory is Mechanism.WATCHED,
-                "count_processes": enforcement.pids is Mechanism.RLIMIT,
-                "tmp_bytes": config.defaults.tmp_bytes,
-                "open_files": config.open_files,
-                "orphan_ttl": config.orphan_ttl,
-                "log_limit": config.log_limit,
-                "spool_limit": config.spool_limit,
-                "segment_bytes": config.segment_bytes,
-                "watch_interval": config.watch_interval,
-            },
-        )
+        settings = supervisor_settings(config, files, groups)
+        settings |= {
+            "directory": str(files.root),
+            "uid": uid if root else None,
+            "stage": root,
+            "bwrap": str(tools.bwrap),
+            "read_only": system.read_only,
+            "extra": [(path, path) for path in extra],
+            "prebuild": root,
+            "lock_fd": lock,
+            "enter": groups.supervisor_enters(),
+        }
+        _run(config.python or os.path.realpath(sys.executable), files, lock, settings)
     finally:
         os.close(lock)  # the supervisor has its own copy
+
+
+def beside_system(read_only: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of a template's directories that the system's do not bring already."""
+    return tuple(path for path in read_only if Path(path).parts[1] not in DIRECTORIES)
+
+
+def supervisor_settings(config: BackendConfig, files: SlotFiles, groups: SlotGroups) -> dict[str, Any]:
+    """What every supervisor is told, wherever it runs (`cloudclaw_supervisor.config`)."""
+    enforcement = groups.enforcement
+    return {
+        "slot": files.name,
+        "debug": config.debug,
+        "groups": groups.for_supervisor(),
+        "watch_memory": enforcement.memory is Mechanism.WATCHED,
+        "count_processes": enforcement.pids is Mechanism.RLIMIT,
+        "tmp_bytes": config.defaults.tmp_bytes,
+        "open_files": config.open_files,
+        "orphan_ttl": config.orphan_ttl,
+        "log_limit": config.log_limit,
+        "spool_limit": config.spool_limit,
+        "segment_bytes": config.segment_bytes,
+        "watch_interval": config.watch_interval,
+    }
 
 
 def _run(python: str, files: SlotFiles, lock: int, settings: dict[str, object]) -> None:
