@@ -33,6 +33,7 @@ class FakeState:
         self.drained = Drain.NONE
         self.started: dict[str, Started] = {}
         self.offsets: dict[str, int] = {}
+        self.transcripts: dict[str, bytes] = {}
 
     async def lease(self) -> int | None:
         return self.lease_id
@@ -61,12 +62,19 @@ class FakeState:
     async def forget_attempt(self, uid: str) -> None:
         self.started.pop(uid, None)
         self.offsets.pop(uid, None)
+        self.transcripts.pop(uid, None)
 
     async def remember_forgotten(self, uid: str, offset: int) -> None:
         self.offsets[uid] = offset
 
     async def forgotten(self, uid: str) -> int:
         return self.offsets.get(uid, 0)
+
+    async def remember_transcript(self, uid: str, data: bytes) -> None:
+        self.transcripts[uid] = data
+
+    async def transcript(self, uid: str) -> bytes | None:
+        return self.transcripts.get(uid)
 
     async def attempts(self) -> Sequence[Started]:
         return list(self.started.values())

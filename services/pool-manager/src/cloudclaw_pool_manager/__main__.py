@@ -61,7 +61,9 @@ class Process:
         state = NodeDirectory(settings.node_dir)
         self._directory = state.path
         # Which agents run here, by pool.
-        self._runtimes: Runtimes = {pool.name: load_runtimes(pool.runtimes) for pool in settings.pools}
+        self._runtimes: Runtimes = {
+            pool.name: load_runtimes(pool.runtimes, pool.runtime_options) for pool in settings.pools
+        }
         # Coordination: the node's lease and key, and what is known of the leader's patience.
         kv = open_etcd(settings.etcd, clock)
         stack.push("etcd", kv.close)
@@ -100,6 +102,7 @@ class Process:
                 log_rate=settings.log_rate,
                 slot_wait=settings.slot_wait,
                 store_patience=settings.store_patience,
+                turn_spacing=settings.turn_spacing if settings.turn_checkpoints else None,
             ),
             serving=self._serving,
         )
@@ -145,7 +148,14 @@ class Process:
         self._stack.push("server", lambda: server.stop(1.0))
         self._server = server
         self._node.describe(address=settings.server.advertise or bound)
-        return Equipment(templates=templates, workspaces=workspaces)
+        # The way to models, for agents.
+        models = None
+        if settings.gateway_socket is not None:
+            from cloudclaw_pool_manager.adapters.gateway import UnixModelGateway
+
+            models = UnixModelGateway(settings.gateway_socket, generation, self._clock)
+            self._stack.push("gateway", models.close)
+        return Equipment(templates=templates, workspaces=workspaces, models=models)
 
     async def _template(self, index: int, pool: PoolSettings, generation: int, files_uid: int | None) -> Template:
         from cloudclaw_pool_manager.backends.config import BackendConfig
@@ -161,6 +171,7 @@ class Process:
             "defaults": limits,
             "log_limit": settings.log_limit,
             "orphan_ttl": float(settings.lease_ttl),
+            "egress": settings.gateway_socket is not None and pool.egress,
             **({"files_uid": files_uid} if files_uid else {}),
         }
         try:
@@ -175,7 +186,7 @@ class Process:
         slots = SlotPool(
             pool.name, adapter, self._clock, slots=pool.slots, hard_cap=pool.hard_cap, metrics=self._metrics
         )
-        return Template(slots, limits, self._runtimes[pool.name], pool.backend)
+        return Template(slots, limits, self._runtimes[pool.name], pool.backend, pool.warm)
 
     def _serving(self, serving: bool) -> None:
         if self._server is not None:

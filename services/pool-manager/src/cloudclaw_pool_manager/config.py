@@ -48,7 +48,16 @@ class PoolSettings(Group):
     max_slots: int = Field(
         default=0, ge=0, le=1024, description="hard cap that ResizePool cannot pass; 0 means the same as `slots`"
     )
-    runtimes: list[str] = Field(default_factory=list, description="runtimes it offers; empty means all installed ones")
+    runtimes: list[str] = Field(
+        default=["command"], min_length=1, description="runtimes it offers; entry points of cloudclaw.runtimes"
+    )
+    runtime_options: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="options of these runtimes by name, as each documents them"
+    )
+    warm: str = Field(default="", description="which of them waits warm in idle slots; empty for none")
+    egress: bool = Field(
+        default=True, description="with a gateway: let its agents reach models through it; nothing else is reachable"
+    )
     limits: LimitDefaults = LimitDefaults()
     read_only_binds: list[Path] = Field(
         default_factory=list, description="host paths that its sandboxes see, read-only, beside the system's"
@@ -64,6 +73,13 @@ class PoolSettings(Group):
     def _cap_holds(self) -> Self:
         if self.max_slots and self.max_slots < self.slots:
             raise ValueError(f"`max_slots` ({self.max_slots}) is below `slots` ({self.slots})")
+        return self
+
+    @model_validator(mode="after")
+    def _offers(self) -> Self:
+        strangers = {*self.runtime_options, *([self.warm] if self.warm else [])} - set(self.runtimes)
+        if strangers:
+            raise ValueError(f"`runtimes` of pool {self.name!r} lacks {', '.join(sorted(strangers))}")
         return self
 
     @property
@@ -125,6 +141,11 @@ class PoolManagerSettings(ServiceSettings):
         ge=0,
         description="seconds that a checkout, artifacts and a snapshot each wait for an object store that is away or"
         " full, before the attempt fails; 0: not at all",
+    )
+
+    turn_checkpoints: bool = Field(default=True, description="take a checkpoint after an agent's turns")
+    turn_spacing: float = Field(
+        default=1.0, ge=0, description="seconds of running from one checkpoint to the next at an agent's turns"
     )
 
     @field_validator("node_id")

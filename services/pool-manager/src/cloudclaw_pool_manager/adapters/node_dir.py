@@ -23,7 +23,8 @@ class _Lease(msgspec.Struct):
 
 
 class NodeDirectory:
-    """Files below one directory: `lock`, `lease.json`, `term`, `draining`, `attempts/UID`, `logs/UID`.
+    """Files below one directory: `lock`, `lease.json`, `term`, `draining`, `attempts/UID`, `logs/UID`,
+    `transcripts/UID`.
 
     Beside them live `trees/` (workspaces) and `slots/` (backends), which are others' business.
     """
@@ -38,6 +39,8 @@ class NodeDirectory:
         self._logs = path / "logs"
         self._attempts.mkdir(parents=True, exist_ok=True)
         self._logs.mkdir(exist_ok=True)
+        self._transcripts = path / "transcripts"
+        self._transcripts.mkdir(exist_ok=True)
         self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -101,12 +104,19 @@ class NodeDirectory:
     async def forgotten(self, uid: str) -> int:
         return _number(await asyncio.to_thread(_read, self._logs / uid))
 
+    async def remember_transcript(self, uid: str, data: bytes) -> None:
+        await asyncio.to_thread(_replace, self._transcripts / uid, data, durable=False)
+
+    async def transcript(self, uid: str) -> bytes | None:
+        return await asyncio.to_thread(_read, self._transcripts / uid)
+
     async def attempts(self) -> Sequence[Started]:
         return await asyncio.to_thread(self._read_attempts)
 
     def _forget(self, uid: str) -> None:
         # What is left by a crash in between is found by its note and forgotten then.
         (self._logs / uid).unlink(missing_ok=True)
+        (self._transcripts / uid).unlink(missing_ok=True)
         (self._attempts / uid).unlink(missing_ok=True)
 
     def _read_lease(self) -> _Lease | None:

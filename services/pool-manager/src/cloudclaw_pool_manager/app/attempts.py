@@ -21,10 +21,12 @@ from dataclasses import replace
 
 import structlog
 
+from cloudclaw.agents.transcript import Transcript
 from cloudclaw.coordination.records import EndReason, SnapshotPointer
 from cloudclaw.errors import CloudClawError, InvalidArgumentError
 from cloudclaw.v1.scheduler_pb2 import AttemptReport
-from cloudclaw_pool_manager.app import messages, runner
+from cloudclaw_pool_manager.app import messages, runner, starting
+from cloudclaw_pool_manager.app.agent import Agent
 from cloudclaw_pool_manager.app.berth import Berth
 from cloudclaw_pool_manager.app.checkpoints import Checkpointer
 from cloudclaw_pool_manager.app.delivery import Delivery
@@ -36,9 +38,11 @@ from cloudclaw_pool_manager.app.slots import SlotEntry
 from cloudclaw_pool_manager.app.timing import cancel, wait_until
 from cloudclaw_pool_manager.domain.assignment import Assignment
 from cloudclaw_pool_manager.domain.attempt import Exit, KillReason, Usage
-from cloudclaw_pool_manager.domain.outcome import Outcome, Phase, Verdict, canceled, failed, of_kill
+from cloudclaw_pool_manager.domain.models import ModelUse
+from cloudclaw_pool_manager.domain.outcome import Checkpoint, Outcome, Phase, Verdict, canceled, failed, of_kill
 from cloudclaw_pool_manager.domain.timers import RunTimers
 from cloudclaw_pool_manager.ports.backend import FencedIncarnationError, Slot, SlotFailedError, SlotPhase, SlotStatus
+from cloudclaw_pool_manager.ports.gateway import LimitKind
 from cloudclaw_pool_manager.ports.state import Started
 
 _log = structlog.get_logger()
@@ -55,6 +59,7 @@ class AttemptRunner:
         patience: with the object store.
         usage: resources as last measured.
         processes_gone: set while no process of the attempt can be alive.
+        agent: its companion, for runtimes that are agents; None otherwise.
     """
 
     def __init__(self, assignment: Assignment, around: Surroundings):
@@ -82,6 +87,8 @@ class AttemptRunner:
         self.files = Files(assignment, around, self.patience)
         self.delivery: Delivery[AttemptReport] = Delivery(around.link.report, around.clock)
         self.checkpoints = Checkpointer(self, assignment, around, self.files)
+        adapter = runner.agent_of(self._template, assignment)
+        self.agent = Agent(self, assignment, adapter, around.clock) if adapter is not None else None
 
     # -- what others see and ask for; nothing here blocks --
 
@@ -98,6 +105,10 @@ class AttemptRunner:
         return None
 
     @property
+    def egress_slot(self) -> Slot | None:
+        return self.live_slot if self.agent is not None else None
+
+    @property
     def may_pause(self) -> bool:
         return self.phase is Phase.RUNNING and self._stop is KillReason.NONE and self.live_slot is not None
 
@@ -105,10 +116,24 @@ class AttemptRunner:
     def may_go_on(self) -> bool:
         return self._stop not in (KillReason.FENCED, KillReason.DRAINED)
 
+    def used(self, use: ModelUse) -> None:
+        if self.agent is not None:
+            self.agent.use = use
+
+    def limited(self, kind: LimitKind) -> None:
+        if self.agent is not None:
+            self.agent.limit(kind)
+
+    def turned(self) -> None:
+        self.checkpoints.turned()
+
+    def describe(self, checkpoint: Checkpoint) -> Checkpoint:
+        return self.agent.describe(checkpoint) if self.agent is not None else checkpoint
+
     def cancel(self) -> None:
         """Its user wants it to end. Once its processes are gone the leader knows what to make of any report."""
         self._cancel = True
-        self._end(KillReason.CANCELED)
+        self.end(KillReason.CANCELED)
 
     def fence(self, why: str) -> None:
         """It is not ours any more: kill it, publish nothing."""
@@ -130,8 +155,10 @@ class AttemptRunner:
             elif self.may_go_on:
                 self._froze()
         if self.phase is Phase.RUNNING and (due := self._timers.due(now)):
-            self._end(due)
+            self.end(due)
         self.checkpoints.tick()
+        if self.agent is not None:
+            self.agent.tick()
 
     def hand_over(self, wanted: bool) -> None:
         """Its node is drained: it goes on elsewhere, from a checkpoint or its begin (given back), or not after all."""
@@ -140,7 +167,7 @@ class AttemptRunner:
         self.checkpoints.hand_over(wanted)
 
     def handed_over(self) -> bool:
-        self._end(KillReason.DRAINED)
+        self.end(KillReason.DRAINED)
         return self._stop is KillReason.DRAINED
 
     def sick(self, slot: Slot, message: str) -> None:
@@ -153,6 +180,8 @@ class AttemptRunner:
             return
         if self._log is not None and status.phase is not SlotPhase.EXITED:
             self._log.grown(status.log_end)
+            if self.agent is not None and self.agent.observer is not None:
+                self.agent.observer.grown(status.log_end)
         self._timers.output(status.last_output)
         self._paused = status.paused
         if status.exit is not None:
@@ -180,6 +209,8 @@ class AttemptRunner:
         self._prepared = started.prepared
         self._given, self._timers = True, runner.timers_of(self.assignment, started.boottime)
         self._log = self._around.shipper.open(self.attempt, slot, log_start)
+        if self.agent is not None:
+            self._log.reader = self.agent.watch(slot, self._around.state)
         if status.phase is not SlotPhase.EXITED:
             self.processes_gone.clear()
         self.phase = Phase.RUNNING
@@ -233,12 +264,12 @@ class AttemptRunner:
         around, assignment, template = self._around, self.assignment, self._template
         if template is None:
             raise NotStartedError(f"this node has no pool {assignment.pool!r}")
-        slot = await self._berth.take(template, self, around.slot_wait)
-        self._prepared = around.clock.wall()
         try:
-            launch = runner.launch_of(template, assignment)
+            start = starting.plan(template, assignment, around)
         except InvalidArgumentError as error:
             return self._failed(EndReason.START_FAILED, error.message)
+        slot = await self._berth.take(template, self, around.slot_wait, start.warm_key)
+        self._prepared = around.clock.wall()
         if self._halted():
             return self._canceled()
         try:
@@ -249,16 +280,28 @@ class AttemptRunner:
             return self._failed(EndReason.WORKSPACE_FAILED, message, retryable=worth_retrying(error))
         if self._halted() or tree is None:
             return self._canceled()
+        if self.agent is not None and self.agent.settled:
+            return await self._kept(self.agent.closed(prepared=self._prepared))
         now = around.clock.boottime()
         await around.state.remember_attempt(runner.note_of(assignment, self._berth.name, slot.pid, self._prepared, now))
         if self._halted():
             return self._canceled()
         self._given, self._timers = True, runner.timers_of(assignment, now)
         self._log = around.shipper.open(self.attempt, slot)
+        if self.agent is not None:
+            self._log.reader = self.agent.watch(slot, around.state)
         self.processes_gone.clear()
         try:
-            limits = runner.limits_of(assignment, template.limits)
-            await slot.start(self.attempt, launch, limits, tree.path, around.deadline())
+            await starting.hand(
+                start,
+                slot,
+                self._berth.warm_key,
+                assignment=assignment,
+                template=template,
+                around=around,
+                agent=self.agent,
+                tree=tree.path,
+            )
         except InvalidArgumentError as error:  # refused before anything was done
             self.processes_gone.set()
             around.shipper.close(self._log)
@@ -275,17 +318,32 @@ class AttemptRunner:
         if self.phase is Phase.RUNNING and self._exit is None:  # it may be about to stand still, for nobody any more
             await self._berth.slot.resume(self.attempt.uid, self._around.deadline())
         await self.files.reopen()
+        if self.agent is not None and self.agent.observer is not None:
+            await self.agent.observer.recall(self._log.forgotten if self._log is not None else 0)
+            self.agent.adopted()
         return await self._attend()
 
     async def _attend(self) -> Outcome:
         """While the program runs: until it has ended, whoever ended it."""
         if self._cancel:
             self.cancel()
-        checkpoints = asyncio.ensure_future(self.checkpoints.run(self._berth.slot, self._timers))
+        slot, agent, access = self._berth.slot, self.agent, self._around.access
+        checkpoints = asyncio.ensure_future(self.checkpoints.run(slot, self._timers))
+        beside: list[asyncio.Future[None]] = []
+        if agent is not None and agent.observer is not None:
+            beside += [asyncio.ensure_future(agent.observer.run()), asyncio.ensure_future(agent.run(slot))]
+        if access is not None and agent is not None:
+            beside.append(asyncio.ensure_future(access.attach(self)))
         try:
             end = await self._ended(checkpoints)
-        finally:
             await cancel(checkpoints)
+            if access is not None and agent is not None:
+                agent.use = await access.detach(self.attempt.uid) or agent.use
+            if agent is not None and agent.observer is not None and not self._fenced:
+                agent.observer.ended(end.log_end)
+                await agent.observer.complete.wait()
+        finally:
+            await cancel(checkpoints, *beside)
         return await self._judge(end)
 
     async def _ended(self, checkpoints: asyncio.Future[None]) -> Exit:
@@ -310,8 +368,17 @@ class AttemptRunner:
     async def _judge(self, exit: Exit) -> Outcome:
         if self._fenced:
             raise NotOursError
-        outcome = of_kill(exit) or runner.judged(self._template, self.assignment, exit)
+        outcome = of_kill(exit)
+        if outcome is None:
+            seen = self.agent.transcript if self.agent is not None else Transcript()
+            outcome = runner.judged(self._template, self.assignment, exit, seen)
         outcome = replace(outcome, prepared=self._prepared)
+        if self.agent is not None:
+            outcome = self.agent.concluded(outcome)
+        return await self._kept(outcome)
+
+    async def _kept(self, outcome: Outcome) -> Outcome:
+        """What it leaves, stored."""
         if self.files.wanted(outcome):
             self._enter(Phase.SAVING)
             outcome = await self.files.keep(outcome)
@@ -357,7 +424,8 @@ class AttemptRunner:
             self.phase = phase
             self._around.link.changed()
 
-    def _end(self, why: KillReason) -> None:
+    def end(self, why: KillReason) -> None:
+        """End the program, unless somebody does already."""
         if self._stop is KillReason.NONE and self.phase in (Phase.RUNNING, Phase.FROZEN):
             self._stop = why
         self._wake.set()

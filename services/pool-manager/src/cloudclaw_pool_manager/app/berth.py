@@ -19,6 +19,7 @@ class Berth:
         self._template = template
         self._entry: SlotEntry | None = None
         self._held: Slot | None = None
+        self._warm_key = ""
 
     @property
     def held(self) -> Slot | None:
@@ -33,16 +34,23 @@ class Berth:
         return self._held
 
     @property
+    def warm_key(self) -> str:
+        """What waited in it when it was taken, empty for nothing."""
+        return self._warm_key
+
+    @property
     def name(self) -> str:
         """`slot-N`."""
         return self._entry.name if self._entry is not None else ""
 
-    async def take(self, template: Template, occupant: Occupant, seconds: float) -> Slot:
-        """A slot of the pool. Raises `NotStartedError` when none came free within `seconds`."""
-        self._entry = await template.slots.take(occupant, seconds)
+    async def take(self, template: Template, occupant: Occupant, seconds: float, warm_key: str = "") -> Slot:
+        """A slot of the pool, if possible one in which `warm_key` waits. Raises `NotStartedError` when none came free
+        within `seconds`."""
+        self._entry = await template.slots.take(occupant, seconds, warm_key=warm_key)
         if self._entry is None:
             raise NotStartedError(f"no slot of pool {template.slots.name!r} came free within {seconds:g} s")
         self._held = self._entry.occupied()
+        self._warm_key = self._entry.warm_key if self._entry.warm == "ready" else ""
         return self._held
 
     def adopt(self, entry: SlotEntry) -> Slot:

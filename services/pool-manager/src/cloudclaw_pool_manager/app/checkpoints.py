@@ -1,4 +1,4 @@
-"""Checkpoints of one running attempt: by the clock, on demand, and before a planned drain.
+"""Checkpoints of one running attempt: by the clock, at its agent's turns, on demand, and before a planned drain.
 
 One at a time, from the freeze to the leader's verdict. Whatever goes wrong with one, the attempt runs on: a failure is
 logged, counted, and reported when it answers a request. A hand-over stands still from its freeze to the verdict, also
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import math
+from dataclasses import replace
 from typing import Protocol
 
 import structlog
@@ -47,6 +48,10 @@ class Runner(Protocol):
         """It is not ours any more."""
         ...
 
+    def describe(self, checkpoint: Checkpoint) -> Checkpoint:
+        """With what its agent has told so far."""
+        ...
+
     def handed_over(self) -> bool:
         """Its checkpoint is recorded and it stands still at it: end it, to go on elsewhere. False when somebody ends
         it already."""
@@ -80,6 +85,10 @@ class Checkpointer:
         self._timers: RunTimers | None = None
         self._wake = asyncio.Event()
         self._due = math.inf
+        self._turns = around.turn_spacing is not None
+        self._spacing = around.turn_spacing or 0.0
+        self._fresh_until = 0.0
+        self._turn = False
         self._wanted = self._served = 0
         self._hand_over = False
         self._handing: asyncio.Task[None] | None = None
@@ -97,6 +106,12 @@ class Checkpointer:
         if not wanted and self._handing is not None:
             self._handing.cancel()
         self._wake.set()
+
+    def turned(self) -> None:
+        """The agent's turn is complete: take one, unless the last is too fresh."""
+        if self._turns and self._timers is not None and self._ran() >= self._fresh_until:
+            self._turn = True
+            self._wake.set()
 
     def tick(self) -> None:
         """Look at the clock."""
@@ -134,6 +149,7 @@ class Checkpointer:
                 await self._wake.wait()
                 continue
             request = self._wanted if self._wanted > self._served else 0
+            self._turn = False
             try:
                 if self._hand_over:
                     await self._recallable(slot, still, request)
@@ -147,6 +163,7 @@ class Checkpointer:
             except Exception as error:  # noqa: BLE001 - a fault of ours costs a checkpoint, not the attempt
                 _log.exception("a checkpoint was broken off by a fault")
                 await self._refuse(request, f"a fault of the pool-manager: {error!r}")
+            self._fresh_until = self._ran() + self._spacing
             if self._interval:
                 self._due = self._ran() + self._interval
 
@@ -192,6 +209,7 @@ class Checkpointer:
         """Stored, or why not; the processes stand still afterwards only when `keep` is wanted and it is stored."""
         clock, metrics, snapshot_id = self._around.clock, self._around.metrics, new_id("ckpt")
         begun = clock.boottime()
+        described = self._runner.describe(Checkpoint(None, request))  # what was seen before it stands still is in it
         try:
             stored = await self._files.checkpoint(snapshot_id, functools.partial(still.pause, keep=keep))
         except (CloudClawError, OSError, SlotFailedError) as error:
@@ -218,7 +236,7 @@ class Checkpointer:
             seconds=round(seconds, 4),
             stored_bytes=stored.stored_bytes,
         )
-        return Checkpoint(stored.pointer, request, still.seconds)
+        return replace(described, snapshot=stored.pointer, frozen=still.seconds)
 
     async def _delivered(self, checkpoint: Checkpoint) -> bool:
         """Reported, and the leader has recorded it; False: fenced instead."""
@@ -252,7 +270,7 @@ class Checkpointer:
             return False
         if self._around.deadline() <= self._around.clock.boottime():
             return False  # about to be frozen for want of contact
-        return self._hand_over or self._wanted > self._served or self._ran() >= self._due
+        return self._hand_over or self._turn or self._wanted > self._served or self._ran() >= self._due
 
     def _ran(self) -> float:
         assert self._timers is not None

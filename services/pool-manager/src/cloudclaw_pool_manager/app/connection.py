@@ -225,6 +225,8 @@ class Connection:
                 self._table.verdict(response.verdict)
             case "take_checkpoint":
                 self._table.take_checkpoint(response.take_checkpoint)
+            case "deliver_input":
+                self._table.deliver(response.deliver_input)
             case "checkpoint_verdict":
                 self._table.checkpoint_verdict(response.checkpoint_verdict)
             case "forget_tenant":

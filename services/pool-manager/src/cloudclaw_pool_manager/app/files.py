@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import structlog
 
-from cloudclaw.coordination.records import AttemptState, SnapshotPointer
+from cloudclaw.coordination.records import AttemptState, EndReason, SnapshotPointer
 from cloudclaw.errors import CloudClawError, UnavailableError
 from cloudclaw.snapshots.port import Kept, Pause, Progress, SnapshotResult, Tree, Watcher
 from cloudclaw_pool_manager.app.patience import InterruptedStepError, Patience, of_the_store
@@ -101,7 +101,8 @@ class Files:
         return bool(self._assignment.artifacts) and ended_here(outcome)
 
     def _wants_snapshot(self, outcome: Outcome) -> bool:
-        return outcome.state is AttemptState.SUCCEEDED and self._assignment.keeps_files
+        parked = outcome.reason is EndReason.PARKED  # it goes on from here, whatever becomes of its files then
+        return parked or (outcome.state is AttemptState.SUCCEEDED and self._assignment.keeps_files)
 
     async def _collect(self, outcome: Outcome) -> Outcome:
         given = self._assignment

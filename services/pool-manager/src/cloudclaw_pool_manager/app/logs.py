@@ -82,6 +82,17 @@ class Pace:
         return max(0.0, -self._level / self._rate)
 
 
+class LogReader(Protocol):
+    """Somebody of this node who reads a log too, and at another pace."""
+
+    position: int
+    """Everything below was read."""
+
+    async def remember(self) -> None:
+        """Keep over restarts what was made of the bytes below `position`: the spool is about to forget them."""
+        ...
+
+
 @dataclass(eq=False)
 class ShippedLog:
     """One attempt's log on its way.
@@ -93,6 +104,7 @@ class ShippedLog:
         durable: everything below is in the object store.
         sealed: the leader wants no more of it.
         end_sent: set once the last byte was sent, with the mark that it is the last; and when sealed.
+        reader: who else reads it; the spool forgets nothing before that one did.
     """
 
     attempt: AttemptId
@@ -110,6 +122,7 @@ class ShippedLog:
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     pump: asyncio.Task[None] | None = None
     pace: Pace = field(default_factory=lambda: Pace(0.0))
+    reader: LogReader | None = None
 
     def grown(self, available: int) -> None:
         """The spool holds so many bytes."""
@@ -244,8 +257,10 @@ class LogShipper:
     async def _ship(self, log: ShippedLog) -> None:
         """Send all that can be sent now."""
         while (queue := self._queue) is not None and not log.sealed:
-            if log.durable - log.forgotten >= FORGET_STEP:
-                durable = log.durable
+            durable = log.durable if log.reader is None else min(log.durable, log.reader.position)
+            if durable - log.forgotten >= FORGET_STEP:
+                if log.reader is not None:
+                    await log.reader.remember()
                 await self._remember(log.attempt.uid, durable)
                 await log.source.forget_log(log.attempt.uid, durable)
                 log.forgotten = durable

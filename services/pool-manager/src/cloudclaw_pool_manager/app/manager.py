@@ -17,13 +17,18 @@ from cloudclaw.snapshots.port import WorkspaceManager
 from cloudclaw.v1 import scheduler_pb2
 from cloudclaw_pool_manager.app.adoption import Found, adopt, find
 from cloudclaw_pool_manager.app.connection import Connection, LeaderLink, LeaderTerms
+from cloudclaw_pool_manager.app.egress import ModelAccess
 from cloudclaw_pool_manager.app.fencing import Contact, Fencing
 from cloudclaw_pool_manager.app.logs import LogShipper
 from cloudclaw_pool_manager.app.metrics import NodeMetrics
 from cloudclaw_pool_manager.app.node import Node
+from cloudclaw_pool_manager.app.probes import Probes
 from cloudclaw_pool_manager.app.runner import Surroundings, Template
 from cloudclaw_pool_manager.app.table import AttemptTable
 from cloudclaw_pool_manager.app.timing import cancel, until
+from cloudclaw_pool_manager.app.warming import Warmer
+from cloudclaw_pool_manager.ports.gateway import ModelGateway
+from cloudclaw_pool_manager.ports.runtime import AgentAdapter
 from cloudclaw_pool_manager.ports.scheduler import SchedulerGateway
 from cloudclaw_pool_manager.ports.state import Drain, NodeState
 
@@ -38,6 +43,7 @@ class Equipment:
 
     templates: Mapping[str, Template]
     workspaces: WorkspaceManager
+    models: ModelGateway | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,7 @@ class Behaviour:
         log_rate: bytes a second that one log may send on average, 0 for no limit.
         slot_wait: how long an assignment waits for a slot.
         store_patience: how long a step of an attempt waits for an object store that is away or full.
+        turn_spacing: of running between two checkpoints at an agent's turns; None for none of these.
     """
 
     stop_slots: bool = False
@@ -59,6 +66,7 @@ class Behaviour:
     log_rate: float = 0.0
     slot_wait: float = 10.0
     store_patience: float = 0.0
+    turn_spacing: float | None = None
 
 
 class PoolManager:
@@ -166,7 +174,8 @@ class PoolManager:
         shipper = LogShipper(
             terms, self._metrics, self._state.remember_forgotten, self._clock, self._behaviour.log_rate
         )
-        table = AttemptTable(self._surroundings(equipment, shipper))
+        access = ModelAccess(equipment.models, lambda: self.table.runners()) if equipment.models is not None else None
+        table = AttemptTable(self._surroundings(equipment, shipper, access))
         drain = await self._state.drain()
         table.drain = drain
         self._table = table
@@ -181,6 +190,12 @@ class PoolManager:
         for template in equipment.templates.values():
             template.slots.changed.append(self._link.dirty)
             self._spawn(template.slots.run())
+            self._spawn(self._probes(template, equipment.workspaces).run())
+            warm = template.runtimes.get(template.warm)
+            if isinstance(warm, AgentAdapter):
+                self._spawn(Warmer(template, warm).run())
+        if access is not None:
+            self._spawn(access.run())
         fencing = Fencing(
             self._node.name,
             clock=self._clock,
@@ -245,7 +260,23 @@ class PoolManager:
                 _log.warning("the node is not registered yet", error=error.message)
                 await self._clock.sleep(RETRY)
 
-    def _surroundings(self, equipment: Equipment, shipper: LogShipper) -> Surroundings:
+    def _probes(self, template: Template, workspaces: WorkspaceManager) -> Probes:
+        def changed() -> None:
+            self._node.describe(pools=self.table.pool_slots())
+            self._link.changed()
+
+        return Probes(
+            template.slots,
+            template.runtimes,
+            template.readiness,
+            template.limits,
+            workspaces,
+            self._clock,
+            self._node.deadline,
+            changed,
+        )
+
+    def _surroundings(self, equipment: Equipment, shipper: LogShipper, access: ModelAccess | None) -> Surroundings:
         return Surroundings(
             clock=self._clock,
             state=self._state,
@@ -258,6 +289,8 @@ class PoolManager:
             cancel_grace=self._behaviour.cancel_grace,
             slot_wait=self._behaviour.slot_wait,
             store_patience=self._behaviour.store_patience,
+            turn_spacing=self._behaviour.turn_spacing,
+            access=access,
         )
 
     def _hello(self, workspaces: WorkspaceManager) -> scheduler_pb2.Hello:

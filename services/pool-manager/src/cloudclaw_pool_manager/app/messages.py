@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Final, Literal, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Final, Literal, Protocol, TypeVar
 from urllib.parse import quote_from_bytes
 
 from google.protobuf.duration_pb2 import Duration
@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cloudclaw.agents.events import Usage as AgentUsage
+from cloudclaw.agents.transcript import Transcript
 from cloudclaw.coordination.records import Mode, SnapshotPointer
 from cloudclaw.errors import InvalidArgumentError
 from cloudclaw.ids import check_name, check_opaque_id
@@ -108,6 +109,39 @@ def parse_assignment(raw: bytes) -> Assignment:
     return assignment(message)
 
 
+class AgentState(Protocol):
+    """What heartbeats tell of an agent."""
+
+    closing: bool
+
+    @property
+    def told(self) -> int: ...
+
+    @property
+    def transcript(self) -> Transcript: ...
+
+
+class Ready(Protocol):
+    """What a probe found."""
+
+    @property
+    def ready(self) -> bool: ...
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def reason(self) -> str: ...
+
+
+def runtime_status(found: Mapping[str, Ready]) -> list[scheduler_pb2.RuntimeStatus]:
+    """Whether a pool's runtimes can run."""
+    return [
+        scheduler_pb2.RuntimeStatus(runtime=name, ready=one.ready, version=one.version, reason=one.reason)
+        for name, one in sorted(found.items())
+    ]
+
+
 def inputs(given: Iterable[scheduler_pb2.TaskInput]) -> list[Input]:
     """Messages for an agent, oldest first."""
     return sorted((Input(i.number, i.message_id, i.text) for i in given), key=lambda one: one.number)
@@ -120,9 +154,7 @@ def running(
     usage: Usage,
     progress: Progress | None,
     *,
-    told: int = 0,
-    closing: bool = False,
-    turns: int = 0,
+    agent: AgentState | None = None,
 ) -> scheduler_pb2.RunningAttempt:
     """An attempt in a hello or a heartbeat."""
     return scheduler_pb2.RunningAttempt(
@@ -140,9 +172,9 @@ def running(
             disk_bytes=usage.disk_bytes,
         ),
         progress=tree_progress(progress),
-        inputs=told,
-        closing=closing,
-        turns=turns,
+        inputs=agent.told if agent is not None else 0,
+        closing=agent is not None and agent.closing,
+        turns=agent.transcript.turns if agent is not None else 0,
     )
 
 

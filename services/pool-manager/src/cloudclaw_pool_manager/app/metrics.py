@@ -75,6 +75,12 @@ class NodeMetrics:
             ["step"],
             registry=registry,
         )
+        self.agent_starts = Counter(
+            "cloudclaw_pool_manager_agent_starts",
+            "Agents started by pool and how: warm (it waited in the slot) or cold.",
+            ["pool", "how"],
+            registry=registry,
+        )
         self.log_shipped = Counter(
             "cloudclaw_pool_manager_log_shipped_bytes",
             "Bytes of log sent to the leader, repeats included.",

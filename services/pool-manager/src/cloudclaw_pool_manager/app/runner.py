@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 import structlog
@@ -15,14 +15,16 @@ from cloudclaw.coordination.records import AttemptState, EndReason
 from cloudclaw.errors import InvalidArgumentError
 from cloudclaw.snapshots.port import WorkspaceManager
 from cloudclaw.v1.scheduler_pb2 import AttemptReport, CheckpointReport
+from cloudclaw_pool_manager.app.egress import ModelAccess
 from cloudclaw_pool_manager.app.logs import LogShipper
 from cloudclaw_pool_manager.app.metrics import NodeMetrics
+from cloudclaw_pool_manager.app.probes import Readiness
 from cloudclaw_pool_manager.app.slots import SlotPool
 from cloudclaw_pool_manager.domain.assignment import Assignment
-from cloudclaw_pool_manager.domain.attempt import AttemptId, Exit, Launch, Limits
+from cloudclaw_pool_manager.domain.attempt import AttemptId, Exit, KillReason, Launch, Limits
 from cloudclaw_pool_manager.domain.outcome import Outcome
 from cloudclaw_pool_manager.domain.timers import RunTimers
-from cloudclaw_pool_manager.ports.runtime import RunRequest, RuntimeAdapter
+from cloudclaw_pool_manager.ports.runtime import AgentAdapter, RunRequest, RuntimeAdapter
 from cloudclaw_pool_manager.ports.state import NodeState, Started
 
 _log = structlog.get_logger()
@@ -61,12 +63,29 @@ class Link(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """One pool of this node: its slots, what an attempt gets by default, and the runtimes it offers."""
+    """One pool of this node: its slots, what an attempt gets by default, and the runtimes it offers.
+
+    Attributes:
+        warm: the runtime that waits in idle slots, empty for none.
+        readiness: of its agents, as their probes found; kept up by `Probes`.
+    """
 
     slots: SlotPool
     limits: Limits
     runtimes: Mapping[str, RuntimeAdapter]
     backend: str = "bubblewrap"
+    warm: str = ""
+    readiness: dict[str, Readiness] = field(default_factory=dict)
+
+    def refusal(self, runtime: str) -> str:
+        """Why a runtime cannot run here, empty when it can as far as is known."""
+        found = self.readiness.get(runtime)
+        return "" if found is None or found.ready else found.reason
+
+    @property
+    def offered(self) -> list[str]:
+        """Names of the runtimes that can run."""
+        return sorted(name for name in self.runtimes if not self.refusal(name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +97,8 @@ class Surroundings:
         cancel_grace: seconds between SIGTERM and SIGKILL.
         slot_wait: seconds that an assignment waits for a slot.
         store_patience: seconds that a step waits for an object store that is away or full.
+        turn_spacing: seconds of running between two checkpoints at an agent's turns; None for none of these.
+        access: to models; None where there is no gateway.
     """
 
     clock: Clock
@@ -91,9 +112,17 @@ class Surroundings:
     cancel_grace: float = 2.0
     slot_wait: float = 10.0
     store_patience: float = 0.0
+    turn_spacing: float | None = None
+    access: ModelAccess | None = None
 
 
-def run_request(assignment: Assignment) -> RunRequest:
+def agent_of(template: Template | None, assignment: Assignment) -> AgentAdapter | None:
+    """The adapter of its runtime, when that is an agent."""
+    runtime = template.runtimes.get(assignment.runtime) if template is not None else None
+    return runtime if isinstance(runtime, AgentAdapter) else None
+
+
+def run_request(assignment: Assignment, *, egress: str = "", memory_bytes: int = 0) -> RunRequest:
     """What the runtime is told. The tenant's environment can neither set nor shadow `CLAW_` names."""
     attempt = assignment.attempt
     env = {
@@ -106,7 +135,14 @@ def run_request(assignment: Assignment) -> RunRequest:
         prompt=assignment.prompt,
         env=env,
         session_id=assignment.session_id,
-        resumes=assignment.resumes,
+        resumes=assignment.resumes and assignment.session_in_base,
+        uid=attempt.uid,
+        model=assignment.model,
+        max_turns=assignment.max_turns,
+        inputs=assignment.inputs,
+        conversation=assignment.conversation is not None,
+        egress=egress,
+        memory_bytes=memory_bytes,
         identity={
             "CLAW_TASK_ID": attempt.task,
             "CLAW_ATTEMPT": str(attempt.number),
@@ -130,7 +166,7 @@ def limits_of(assignment: Assignment, defaults: Limits) -> Limits:
     )
 
 
-def launch_of(template: Template, assignment: Assignment) -> Launch:
+def launch_of(template: Template, assignment: Assignment, egress: str = "") -> Launch:
     """The command line of an attempt. Raises `InvalidArgumentError` when the pool or the runtime cannot run it."""
     runtime = template.runtimes.get(assignment.runtime)
     if runtime is None:
@@ -139,15 +175,31 @@ def launch_of(template: Template, assignment: Assignment) -> Launch:
             f"pool {assignment.pool!r} offers {offered} here, not {assignment.runtime!r}",
             field="spec.runtime",
         )
+    if reason := template.refusal(assignment.runtime):
+        raise InvalidArgumentError(f"{assignment.runtime} cannot run on this node: {reason}", field="spec.runtime")
     runtime.validate(assignment.argv, assignment.prompt)
-    return runtime.launch(run_request(assignment))
+    return runtime.launch(_request(template, assignment, egress))
 
 
-def judged(template: Template | None, assignment: Assignment, exit: Exit) -> Outcome:
+def join_of(template: Template, assignment: Assignment, egress: str) -> Launch | None:
+    """How it goes on in an agent that waits warm; None when it needs one of its own."""
+    adapter = agent_of(template, assignment)
+    if adapter is None or template.warm != assignment.runtime:
+        return None
+    return adapter.join(_request(template, assignment, egress))
+
+
+def _request(template: Template, assignment: Assignment, egress: str) -> RunRequest:
+    return run_request(assignment, egress=egress, memory_bytes=limits_of(assignment, template.limits).memory_bytes)
+
+
+def judged(template: Template | None, assignment: Assignment, exit: Exit, transcript: Transcript) -> Outcome:
     """What the runtime makes of a program's own end."""
     if template is None:
         raise LookupError(f"this node has no pool {assignment.pool!r} any more")
-    verdict = template.runtimes[assignment.runtime].judge(run_request(assignment), exit, Transcript())
+    if exit.killed is KillReason.ANSWERED:
+        exit = replace(exit, killed=KillReason.NONE, code=0, signal=0)  # noqa: A001 - as the port names it
+    verdict = template.runtimes[assignment.runtime].judge(run_request(assignment), exit, transcript)
     return Outcome(
         state=AttemptState.SUCCEEDED if verdict.succeeded else AttemptState.FAILED,
         reason=EndReason(verdict.reason),

@@ -48,6 +48,7 @@ class SlotEntry:
         served: attempts that ended in the present slot.
         failures: in a row.
         last_failure: why it was last replaced, for people.
+        warm, warm_key: of the program that waits in it (`SlotStatus`).
     """
 
     pool: str
@@ -60,6 +61,8 @@ class SlotEntry:
     failures: int = 0
     last_failure: str = ""
     sandbox_ready: bool = False
+    warm: str = ""
+    warm_key: str = ""
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     retire: asyncio.Event = field(default_factory=asyncio.Event)
     wanted: asyncio.Event = field(default_factory=asyncio.Event)
@@ -124,7 +127,7 @@ class SlotPool:
                 continue
             entry.slot = slot
             entry.gone = asyncio.Event()
-            entry.sandbox_ready = status.sandbox_ready
+            entry.sandbox_ready, entry.warm, entry.warm_key = status.sandbox_ready, status.warm, status.warm_key
             self._set(entry, SlotState.IDLE if status.phase is SlotPhase.IDLE else SlotState.ASSIGNED)
             adopted.append((entry, status))
         return adopted
@@ -140,10 +143,12 @@ class SlotPool:
             for entry in self._entries.values():
                 group.create_task(self._keep(entry), name=f"keep {self.name}/{entry.name}")
 
-    async def take(self, occupant: Occupant, seconds: float) -> SlotEntry | None:
-        """An idle slot, now ASSIGNED to `occupant`; None when none came free in `seconds`."""
+    async def take(self, occupant: Occupant, seconds: float, *, warm_key: str = "") -> SlotEntry | None:
+        """An idle slot, now ASSIGNED to `occupant`; None when none came free in `seconds`. Where there is a choice, one
+        in which `warm_key` waits; without it one in which nothing does."""
         while self._idle:
-            entry = self._idle.popleft()
+            entry = next((entry for entry in self._idle if entry.warm_key == warm_key), self._idle[0])
+            self._idle.remove(entry)
             if entry.state is SlotState.IDLE and not entry.retire.is_set():
                 self._assign(entry, occupant)
                 return entry
@@ -272,7 +277,11 @@ class SlotPool:
 
     async def _updates(self, entry: SlotEntry) -> None:
         async for status in entry.occupied().updates():
-            entry.sandbox_ready = status.sandbox_ready
+            news = (status.sandbox_ready, status.warm, status.warm_key)
+            if news != (entry.sandbox_ready, entry.warm, entry.warm_key):
+                entry.sandbox_ready, entry.warm, entry.warm_key = news
+                if entry.state is SlotState.IDLE:
+                    self._notify()
             if entry.occupant is not None and status.attempt is not None:
                 entry.occupant.on_status(status)
 
@@ -289,7 +298,7 @@ class SlotPool:
                 continue
             entry.slot = None
             entry.occupant = None
-            entry.sandbox_ready = False
+            entry.sandbox_ready, entry.warm, entry.warm_key = False, "", ""
             entry.gone.set()
 
     def _fail(self, entry: SlotEntry, message: str) -> None:

@@ -141,6 +141,13 @@ class AttemptTable:
         for runner in self._named(message.tenant, message.task_id, message.token):
             runner.checkpoints.take(message.request)
 
+    def deliver(self, message: scheduler_pb2.DeliverInput) -> None:
+        """Messages for an agent."""
+        for runner in self._named(message.tenant, message.task_id, message.token):
+            if runner.agent is not None:
+                runner.agent.take(messages.inputs(message.inputs), closing=message.closing)
+                self._around.link.changed()
+
     def checkpoint_verdict(self, message: scheduler_pb2.CheckpointVerdict) -> None:
         """What became of a checkpoint."""
         if (runner := self._runners.get(message.uid)) is not None:
@@ -151,7 +158,8 @@ class AttemptTable:
     def running(self) -> list[scheduler_pb2.RunningAttempt]:
         """All attempts with phase and use."""
         return [
-            messages.running(r.attempt, r.phase, r.log_end, r.usage, r.files.progress) for r in self._runners.values()
+            messages.running(r.attempt, r.phase, r.log_end, r.usage, r.files.progress, agent=r.agent)
+            for r in self._runners.values()
         ]
 
     def capacities(self) -> list[scheduler_pb2.PoolCapacity]:
@@ -161,8 +169,9 @@ class AttemptTable:
                 pool=name,
                 slots=template.slots.count(SlotState.IDLE, SlotState.ASSIGNED),
                 idle=template.slots.count(SlotState.IDLE),
-                runtimes=sorted(template.runtimes),
+                runtimes=template.offered,
                 backend=template.backend,
+                runtime_status=messages.runtime_status(template.readiness),
             )
             for name, template in self._around.templates.items()
         ]
@@ -173,7 +182,7 @@ class AttemptTable:
             PoolSlots(
                 pool=name,
                 slots=template.slots.size,
-                runtimes=tuple(sorted(template.runtimes)),
+                runtimes=tuple(template.offered),
                 backend=template.backend,
             )
             for name, template in self._around.templates.items()

@@ -90,8 +90,8 @@ class KillReason(enum.StrEnum):
     REQUEST_LIMIT = "request_limit"
     TOKEN_LIMIT = "token_limit"  # noqa: S105 - no password
     SPEND_LIMIT = "spend_limit"
-    PARKED = "parked"
-    """Its conversation waits for its user, and it did not end by itself when its input was closed."""
+    ANSWERED = "answered"
+    """It gave its answer, its input was closed, and it did not end by itself: no fault, its answer counts."""
     FENCED = "fenced"
     """The lease was lost; nothing of the attempt may be published."""
     ORPHANED = "orphaned"

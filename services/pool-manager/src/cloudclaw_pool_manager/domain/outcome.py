@@ -110,7 +110,6 @@ _KILLED = {
     KillReason.REQUEST_LIMIT: (EndReason.REQUEST_LIMIT, "reached its limit of requests to models"),
     KillReason.TOKEN_LIMIT: (EndReason.TOKEN_LIMIT, "reached its limit of tokens"),
     KillReason.SPEND_LIMIT: (EndReason.SPEND_LIMIT, "reached its limit of spending on models"),
-    KillReason.PARKED: (EndReason.PARKED, "waits for its user"),
     KillReason.DRAINED: (EndReason.DRAINED, "its node is drained; it goes on from its checkpoint"),
     KillReason.FENCED: (EndReason.NODE_LOST, "its node lost the lease on it"),
     KillReason.ORPHANED: (EndReason.NODE_LOST, "stayed frozen without a manager for too long"),
@@ -125,9 +124,9 @@ def of_kill(exit: Exit) -> Outcome | None:
     """
     if exit.killed is KillReason.CANCELED:
         return _ended(exit, AttemptState.CANCELED, EndReason.CANCELED, "canceled by its user")
-    if exit.killed is not KillReason.NONE:
+    if exit.killed not in (KillReason.NONE, KillReason.ANSWERED):
         reason, message = _KILLED[exit.killed]
-        retryable = reason in (EndReason.NODE_LOST, EndReason.DRAINED, EndReason.PARKED)
+        retryable = reason in (EndReason.NODE_LOST, EndReason.DRAINED)
         return _ended(exit, AttemptState.FAILED, reason, message, retryable=retryable)
     if exit.oom_killed and exit.code:
         reason, message = _KILLED[KillReason.MEMORY_LIMIT]

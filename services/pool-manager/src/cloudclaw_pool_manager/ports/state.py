@@ -92,6 +92,14 @@ class NodeState(Protocol):
         """Where the rest of a spool begins; 0 when nothing of it was forgotten."""
         ...
 
+    async def remember_transcript(self, uid: str, data: bytes) -> None:
+        """What was understood of an attempt's log; before its spool forgets that. Forgotten with the attempt."""
+        ...
+
+    async def transcript(self, uid: str) -> bytes | None:
+        """The same; None when nothing was remembered."""
+        ...
+
     async def attempts(self) -> Sequence[Started]:
         """All that are remembered; a damaged one is dropped with a log line."""
         ...

@@ -1,7 +1,7 @@
 """Runtimes and backends are found through entry points, so that a third party's is a package.
 
 [project.entry-points."cloudclaw.runtimes"]
-my-agent = "my_package.agent:MyAgent"        # called with no arguments, gives a `RuntimeAdapter`
+my-agent = "my_package.agent:MyAgent"        # called with its `runtime_options`, gives a `RuntimeAdapter`
 
 [project.entry-points."cloudclaw.backends"]
 my-backend = "my_package.slots:MyPool"       # called with (BackendConfig, Clock), gives a `PoolAdapter`
@@ -9,7 +9,7 @@ my-backend = "my_package.slots:MyPool"       # called with (BackendConfig, Clock
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
 
@@ -24,9 +24,12 @@ _RUNTIME_NEEDS: Final = ("name", "validate", "launch", "judge")
 
 
 def load_runtimes(
-    wanted: Iterable[str] = (), *, found: Iterable[EntryPoint] | None = None
+    wanted: Iterable[str] = (),
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    *,
+    found: Iterable[EntryPoint] | None = None,
 ) -> dict[str, RuntimeAdapter]:
-    """The runtimes `wanted` (all that are installed when empty), by name.
+    """The runtimes `wanted` (all that are installed when empty), by name, each made with its `options` as keywords.
 
     Raises `PreconditionError` naming the entry point that is missing or broken, and its package.
     """
@@ -35,7 +38,7 @@ def load_runtimes(
     for name in list(wanted) or sorted(points):
         point = _named(points, name, "runtime")
         try:
-            runtime = point.load()()
+            runtime = point.load()(**(options or {}).get(name, {}))
         except Exception as error:
             raise _broken(point, f"{type(error).__name__}: {error}") from error
         missing = [need for need in _RUNTIME_NEEDS if not hasattr(runtime, need)]

@@ -1,0 +1,270 @@
+"""What a node does beside an agent at work: gives it its messages, sees its turns, and parks its conversation.
+
+A task that is no conversation ends with the agent's first answer. A conversation waits then: its slot is kept for
+`park_after`, and after that the agent's input is closed, it ends, and the attempt ends PARKED, to be resumed elsewhere
+when there is a message. An agent that takes no input while it runs ends after every answer, and is parked so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final, Protocol
+
+import structlog
+
+from cloudclaw.agents.events import AnyEvent, Turn
+from cloudclaw.agents.parser import mark
+from cloudclaw.agents.transcript import Transcript
+from cloudclaw.clock import Clock
+from cloudclaw.coordination.records import AttemptState, EndReason
+from cloudclaw.errors import InvalidArgumentError, PreconditionError, UnavailableError
+from cloudclaw_pool_manager.app.observer import Observer
+from cloudclaw_pool_manager.domain.assignment import Assignment, Input
+from cloudclaw_pool_manager.domain.attempt import KillReason, Launch
+from cloudclaw_pool_manager.domain.models import ModelUse
+from cloudclaw_pool_manager.domain.outcome import Checkpoint, Outcome, parked
+from cloudclaw_pool_manager.ports.backend import FencedIncarnationError, Slot, SlotFailedError
+from cloudclaw_pool_manager.ports.gateway import LimitKind
+from cloudclaw_pool_manager.ports.runtime import AgentAdapter
+from cloudclaw_pool_manager.ports.state import NodeState
+
+_log = structlog.get_logger()
+
+ENDS_WITHIN: Final = 10.0
+"""Seconds that an agent may take to end once its input was closed; then it is ended, and its answer counts."""
+FULL_PAUSE: Final = 0.5
+"""Seconds before a message is offered again to an agent that does not read."""
+MARKED: Final = 16 * 1024
+"""Characters of a message in the log."""
+_KINDS: Final = {
+    LimitKind.REQUESTS: KillReason.REQUEST_LIMIT,
+    LimitKind.TOKENS: KillReason.TOKEN_LIMIT,
+    LimitKind.SPEND: KillReason.SPEND_LIMIT,
+}
+
+
+class Host(Protocol):
+    """The attempt, as its agent's companion sees it. Nothing here blocks."""
+
+    def end(self, why: KillReason) -> None:
+        """End the program."""
+        ...
+
+    def turned(self) -> None:
+        """A turn is complete: a good moment for a checkpoint."""
+        ...
+
+    def sick(self, slot: Slot, message: str) -> None:
+        """A call to `slot` failed."""
+        ...
+
+
+class Agent:
+    """The companion of one attempt of an agent.
+
+    Attributes:
+        observer: follows its log; None before there is one.
+        use: of models by this task, earlier attempts included, as the gateway told last; None when it never did.
+        closing: no more messages come.
+    """
+
+    def __init__(self, host: Host, assignment: Assignment, adapter: AgentAdapter, clock: Clock):
+        self.observer: Observer | None = None
+        self.use: ModelUse | None = None
+        self.closing = assignment.closing
+        self._host = host
+        self._assignment = assignment
+        self._adapter = adapter
+        self._clock = clock
+        self._pending = {given.number: given for given in assignment.inputs}
+        self._told = assignment.inputs_done
+        self._open = False
+        self._idle_since: float | None = None
+        self._closed_at: float | None = None
+        self._retry_at = 0.0
+        self._wake = asyncio.Event()
+
+    # -- what others see and say; nothing here blocks --
+
+    @property
+    def transcript(self) -> Transcript:
+        """What its agent has said so far."""
+        return self.observer.transcript if self.observer is not None else Transcript()
+
+    @property
+    def told(self) -> int:
+        """Messages that the node has for it: all up to this number."""
+        return max([self._told, self.transcript.told, *self._pending])
+
+    @property
+    def settled(self) -> bool:
+        """The conversation is over before it begins here: there is nothing to say, and nothing more comes."""
+        given = self._assignment
+        return self.closing and given.conversation is not None and given.resumes and not self._pending
+
+    def take(self, inputs: Sequence[Input], *, closing: bool) -> None:
+        """Messages from the leader; those that it has already are dropped."""
+        known = self.told
+        for given in inputs:
+            if given.number > known or given.number in self._pending:
+                self._pending[given.number] = given
+        self.closing = self.closing or closing
+        self._wake.set()
+
+    def tick(self) -> None:
+        """Look at the clock."""
+        now = self._clock.boottime()
+        if self._closed_at is not None:
+            if now >= self._closed_at + ENDS_WITHIN:
+                self._host.end(KillReason.ANSWERED)
+        elif self._parks_at() <= now or (self._pending and 0.0 < self._retry_at <= now):
+            self._wake.set()
+
+    def limit(self, kind: LimitKind) -> None:
+        """The gateway refuses further calls."""
+        self._host.end(_KINDS[kind])
+
+    # -- its program --
+
+    def note(self) -> bytes:
+        """The marks that tell the log what its launch gives to the agent."""
+        given = self._assignment
+        if not given.session_in_base:
+            note = mark("prompt", text=given.prompt[:MARKED])
+        else:
+            note = b"" if given.inputs else mark("resumed", message="goes on from its last checkpoint")
+        return note + b"".join(_marked(one) for one in given.inputs)
+
+    def started(self, launch: Launch) -> None:
+        """It was started so, with the messages of its assignment."""
+        self._open = launch.keep_stdin
+        self._given()
+
+    def watch(self, source: Slot, state: NodeState) -> Observer:
+        """Begin to follow its log."""
+        uid = self._assignment.attempt.uid
+        self.observer = Observer(uid, source, self._adapter.parser(), state, self._heard)
+        return self.observer
+
+    def adopted(self) -> None:
+        """An earlier process started it, with the messages of its assignment; what that one was about to say to it
+        after these, the leader says again, and the supervisor knows what it was told."""
+        self._given()
+        self._open = True
+        self._wake.set()
+
+    async def run(self, slot: Slot) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                await self._step(slot)
+            except UnavailableError as error:
+                _log.info("the agent takes no message now", error=error.message)
+                self._retry_at = self._clock.boottime() + FULL_PAUSE
+            except (SlotFailedError, FencedIncarnationError) as error:
+                self._host.sick(slot, str(error))
+            self._wake.clear()
+            await self._wake.wait()
+
+    async def _step(self, slot: Slot) -> None:
+        if self._closed_at is not None:
+            return
+        seen = self.transcript
+        if not self._open or not seen.answered or seen.told < self._told:
+            return
+        if self._pending:  # one at a time: an answer is the answer to all that came before
+            given = self._pending[min(self._pending)]
+            data = self._adapter.encode_input(given)
+            if data is None:
+                return  # it answers in an attempt of its own
+            if await self._say(slot, f"input-{given.number}", note=_marked(given), data=data):
+                self._told = max(self._told, given.number)
+                self._pending.pop(given.number, None)
+                self._idle_since = None
+            return
+        if self._assignment.conversation is None or self.closing or self._parks_at() <= self._clock.boottime():
+            self._closed_at = self._clock.boottime()
+            await self._say(slot, "close", close=True)
+
+    async def _say(self, slot: Slot, name: str, *, note: bytes = b"", data: bytes = b"", close: bool = False) -> bool:
+        """False when it takes no more."""
+        try:
+            await slot.input(self._assignment.attempt.uid, name, note=note, data=data, close=close)
+        except PreconditionError as error:
+            if not close:
+                _log.info("the agent takes no more messages", error=error.message)
+            self._open = False
+            return False
+        except InvalidArgumentError as error:
+            _log.error("a message that no agent can be given is dropped", message=name, error=error.message)
+        return True
+
+    def _given(self) -> None:
+        for one in self._assignment.inputs:
+            self._told = max(self._told, one.number)
+            self._pending.pop(one.number, None)
+
+    def _heard(self, events: Sequence[AnyEvent]) -> None:
+        seen, given = self.transcript, self._assignment
+        if seen.answered and self._idle_since is None:
+            self._idle_since = self._clock.boottime()
+        elif not seen.answered:
+            self._idle_since = None
+        if any(isinstance(event, Turn) for event in events):
+            if given.max_turns and seen.turns >= given.max_turns and not seen.answered:
+                self._host.end(KillReason.TURN_LIMIT)
+            else:
+                self._host.turned()
+        self._wake.set()
+
+    def _parks_at(self) -> float:
+        """Boot time at which its conversation is parked, when nothing happens before."""
+        conversation = self._assignment.conversation
+        if conversation is None or self._idle_since is None:
+            return float("inf")
+        return self._idle_since + conversation.park_after
+
+    # -- what it leaves --
+
+    def closed(self, *, prepared: float) -> Outcome:
+        """A conversation that is `settled`: what it left is what there is."""
+        now = self._clock.wall()
+        outcome = Outcome(AttemptState.SUCCEEDED, EndReason.COMPLETED, "the conversation was closed")
+        return self.concluded(replace(outcome, prepared=prepared, started=now, ended=now))
+
+    def concluded(self, outcome: Outcome) -> Outcome:
+        """The outcome with what the agent told; a conversation that may go on is parked."""
+        seen = self.transcript
+        outcome = replace(
+            outcome,
+            final_message=outcome.final_message or seen.last_text,
+            session_id=outcome.session_id or seen.session_id,
+            usage=seen.usage,
+            model_use=self._own_use(),
+            inputs=max(self._assignment.inputs_done, seen.inputs),
+        )
+        over = self.closing and not self._pending and outcome.inputs >= self._told
+        if outcome.state is AttemptState.SUCCEEDED and self._assignment.conversation is not None and not over:
+            return parked(outcome)
+        return outcome
+
+    def describe(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The checkpoint with what its files hold of the conversation, as far as was seen before they stood still."""
+        seen, given = self.transcript, self._assignment
+        begun = seen.session_id if seen.begun else given.session_id if given.session_in_base else ""
+        return replace(
+            checkpoint,
+            session_id=begun,
+            inputs=max(given.inputs_done, seen.inputs),
+            usage=seen.usage,
+            model_use=self._own_use(),
+        )
+
+    def _own_use(self) -> ModelUse | None:
+        return None if self.use is None else self.use.since(self._assignment.model_used)
+
+
+def _marked(given: Input) -> bytes:
+    return mark("input", id=given.message_id, number=given.number, text=given.text[:MARKED])
