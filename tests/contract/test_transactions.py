@@ -10,8 +10,9 @@ import pytest
 from cloudclaw.coordination import keys, life
 from cloudclaw.coordination.records import AttemptState, EndReason, TaskState, encode
 from cloudclaw.coordination.transactions import waiting_key
-from cloudclaw.errors import AbortedError, FencedError, PreconditionError, UnavailableError
+from cloudclaw.errors import AbortedError, AlreadyExistsError, FencedError, PreconditionError, UnavailableError
 from tests.support.checkpoint_transactions import CHECKPOINT_CASES
+from tests.support.conversation_transactions import CONVERSATION_CASES
 from tests.support.coordination import BOTH_STORES, EPHEMERAL, NOW, TENANT, WORKSPACE, Scene, pointer, scene_on
 from tests.support.etcd_server import running_etcd
 from tests.support.task_transactions import CASES as TASK_CASES
@@ -19,7 +20,7 @@ from tests.support.task_transactions import HEAD, WRITER, Case, move_head
 
 etcd_server = pytest.fixture(scope="module")(running_etcd)
 
-CASES = [*TASK_CASES, *CHECKPOINT_CASES]
+CASES = [*TASK_CASES, *CHECKPOINT_CASES, *CONVERSATION_CASES]
 BY_NAME = {case.name: case for case in CASES}
 cases = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "-"))
 
@@ -109,7 +110,8 @@ async def test_beside_another_of_itself_one_is_done(scene: Scene, case: Case) ->
     answers = await asyncio.gather(*(send(f"op-{n}-sent") for n in range(4)), return_exceptions=True)
     done = [answer for answer in answers if not isinstance(answer, BaseException)]
     assert len(done) == 1
-    assert all(isinstance(answer, AbortedError | FencedError) for answer in answers if isinstance(answer, Exception))
+    refusals = AbortedError | FencedError | AlreadyExistsError
+    assert all(isinstance(answer, refusals) for answer in answers if isinstance(answer, Exception))
     stored = await scene.tx.get_task(TENANT, done[0].record.task)
     assert stored == done[0]
 

@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator
 import pytest
 from msgspec.structs import replace
 
-from cloudclaw.coordination import keys, life
+from cloudclaw.coordination import conversation, keys, life
 from cloudclaw.coordination.port import Absent, CreateIs, Delete, Entry, KeyValue, Put
 from cloudclaw.coordination.records import (
     AttemptState,
     EndReason,
+    InputRecord,
     Mode,
     NodeRecord,
     Plan,
@@ -33,12 +34,19 @@ LEADER_KEY = keys.election("scheduler", 1)
 EXCLUSIVE = Plan(workspace=WORKSPACE, mode=Mode.EXCLUSIVE)
 FORK = Plan(workspace=WORKSPACE, mode=Mode.FORK)
 EPHEMERAL = Plan()
+TALK = Plan(runtime="claude-code", interactive=True, idle_timeout=60.0, workspace=WORKSPACE, mode=Mode.EXCLUSIVE)
 NOW = 1_700_000_000.0
 
 
 def pointer(name: str) -> SnapshotPointer:
     """A snapshot called `name`."""
     return SnapshotPointer(id=f"snap-{name}", manifest=name * 8)
+
+
+def input_of(after: TaskRecord, before: TaskRecord, due: float = 0.0) -> InputRecord:
+    """The message by which `before` became `after`."""
+    number = after.inputs if after.inputs > before.inputs else 0
+    return InputRecord(op_id=after.op_id, digest="d", created=NOW, number=number, due=due, text="hi")
 
 
 class Scene:
@@ -134,6 +142,17 @@ class Scene:
         task = await self.delayed()
         due = await self.tx.due(self.leadership, task, life.became_due(task.record, self.now, op_id=self.op()))
         return await self.running(task=due)
+
+    async def parked(self, plan: Plan = TALK, name: str = "parked") -> Versioned[TaskRecord]:
+        """A conversation that waits for input."""
+        token, task = await self.running(plan)
+        after = conversation.parked(task.record, self.now, pointer(name), op_id=self.op())
+        return await self.tx.park(token, task, after, pointer(name))
+
+    async def told(self, task: Versioned[TaskRecord], message_id: str, due: float = 0.0) -> Versioned[TaskRecord]:
+        """The conversation with one more message."""
+        after = conversation.sent(task.record, self.now, op_id=self.op(), due=due)
+        return await self.tx.send_input(task, after, message_id, input_of(after, task.record, due))
 
     # -- behind the transactions' back --
 

@@ -36,7 +36,7 @@ def appended(events: tuple[Transition, ...], event: Transition, limit: int = MAX
 
 def room_for_result(task: TaskRecord) -> int:
     """Bytes that `result` may have so that the record still fits with all it says now and one more end."""
-    reserve = 1024  # the end of the running attempt, its transition and its messages, JSON escapes included
+    reserve = 1536  # the end of the running attempt, its use, transition and messages, JSON escapes included
     return max(0, MAX_TASK_BYTES - len(encode(task)) - reserve)
 
 

@@ -1,4 +1,4 @@
-"""The keys of design §5. Nothing but `transactions.py`, `lease.py` and `election.py` writes them."""
+"""The keys of design §5. Nothing but `transactions/`, `lease.py` and `election.py` writes them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ ELECTION = ROOT + "election/"
 CONSUMERS = ROOT + "consumers/"
 DELIVERIES = ROOT + "deliveries/"
 TOMBSTONES = ROOT + "tombstones/"
+INPUTS = ROOT + "inputs/"
+MODEL_KEYS = ROOT + "modelkeys/"
 
 
 def spec(tenant: str, task: str) -> str:
@@ -70,6 +72,14 @@ def delivery(tenant: str, consumer: str, task: str) -> str:
 
 def tombstone(tenant: str) -> str:
     return TOMBSTONES + tenant
+
+
+def input_(tenant: str, task: str, message_id: str) -> str:
+    return f"{INPUTS}{tenant}/{task}/{message_id}"
+
+
+def model_key(tenant: str, upstream: str) -> str:
+    return f"{MODEL_KEYS}{tenant}/{upstream}"
 
 
 def election(service: str, lease: int) -> str:

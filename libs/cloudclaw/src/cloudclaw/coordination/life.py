@@ -12,16 +12,19 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
+from cloudclaw.coordination import steps
 from cloudclaw.coordination.bounds import appended, cut, fit
 from cloudclaw.coordination.records import (
     AttemptEnd,
     AttemptState,
     EndReason,
+    ModelUse,
     Plan,
     SnapshotPointer,
     TaskRecord,
     TaskState,
     Transition,
+    Usage,
 )
 from cloudclaw.errors import InvalidArgumentError, PreconditionError
 
@@ -45,7 +48,7 @@ def queued(
     """
     if len(msgspec.json.encode(plan)) > MAX_PLAN_BYTES:
         raise InvalidArgumentError("labels take more than about 1.5 KiB in all", field="spec.labels")
-    now = _ms(now)
+    now = steps.ms(now)
     return TaskRecord(
         tenant=tenant,
         task=task,
@@ -68,14 +71,14 @@ def claimed(task: TaskRecord, node: str, uid: str, base: SnapshotPointer | None,
     made of. The attempt starts from the checkpoint when there is one, else from the base. Requests for a checkpoint
     that the attempt before it left open are answered now, as failed: nobody waits for them any more.
     """
-    _require(task, TaskState.QUEUED)
+    steps.require(task, TaskState.QUEUED)
     if task.due:
         raise PreconditionError(f"{task.task} waits its backoff", subject=task.task, reason="WRONG_STATE")
     number = task.attempt + 1
     if task.checkpoint is not None or (task.plan.writes and task.attempt > 0):
         base = task.base
     start = task.checkpoint or base
-    now = _ms(now)
+    now = steps.ms(now)
     attempt = AttemptEnd(
         number=number,
         uid=uid,
@@ -109,7 +112,7 @@ def unclaimed(task: TaskRecord, now: float, *, op_id: str, message: str = "") ->
     A first attempt that took a checkpoint has started, whoever says otherwise: with its writer given back, the
     checkpoint would be of a workspace that others may have written since. `PreconditionError(reason="WRONG_STATE")`.
     """
-    _require(task, TaskState.RUNNING)
+    steps.require(task, TaskState.RUNNING)
     if task.attempt == 1 and task.checkpoint is not None:
         raise PreconditionError(
             f"{task.task} has a checkpoint, so it has begun", subject=task.task, reason="WRONG_STATE"
@@ -121,8 +124,8 @@ def unclaimed(task: TaskRecord, now: float, *, op_id: str, message: str = "") ->
         base=task.base if task.attempt > 1 else None,
     )
     if task.cancel_requested:
-        return _ended(after, now, TaskState.CANCELED, EndReason.CANCELED, message, op_id)
-    return _moved(after, now, TaskState.QUEUED, None, message, op_id)
+        return steps.ended(after, now, TaskState.CANCELED, EndReason.CANCELED, message, op_id)
+    return steps.moved(after, now, TaskState.QUEUED, None, message, op_id)
 
 
 def checkpointed(
@@ -133,13 +136,23 @@ def checkpointed(
     op_id: str,
     request: int = 0,
     frozen: float = 0.0,
+    session: str = "",
+    inputs: int = 0,
+    usage: Usage | None = None,
+    model_use: ModelUse | None = None,
 ) -> TaskRecord:
     """The next attempt will start from `checkpoint`.
 
-    `request`: the number of the request that it answers, 0 for none; `frozen`: seconds that the processes stood still.
+    Args:
+        request: the number of the request that it answers, 0 for none.
+        frozen: seconds that the processes stood still.
+        session: the agent's session, if the checkpoint contains it. It was made of the one before, so that a session
+            which that one contains is in this one too.
+        inputs: inputs that it contains: all up to this number.
+        usage, model_use: of the running attempt up to here.
     """
-    _require(task, TaskState.RUNNING)
-    now = _ms(now)
+    steps.require(task, TaskState.RUNNING)
+    now = steps.ms(now)
     after = replace(
         task,
         checkpoint=checkpoint,
@@ -147,6 +160,10 @@ def checkpointed(
         checkpoint_served=_served(task, request),
         checkpoint_failure="",
         frozen=round(frozen, 6),
+        session=session or task.session,
+        inputs_done=steps.contained(task, inputs),
+        usage_now=usage if usage is not None else task.usage_now,
+        model_use_now=model_use if model_use is not None else task.model_use_now,
         updated=now,
         op_id=op_id,
     )
@@ -155,20 +172,20 @@ def checkpointed(
 
 def checkpoint_refused(task: TaskRecord, now: float, failure: str, *, op_id: str, request: int) -> TaskRecord:
     """The checkpoint of `request` came to nothing; the attempt goes on. One answered before is left as it was."""
-    _require(task, TaskState.RUNNING)
+    steps.require(task, TaskState.RUNNING)
     served = _served(task, request)
     if served == task.checkpoint_served:
         return task
     failure = cut(failure) or "the node did not say why"
     return fit(
-        replace(task, checkpoint_served=served, checkpoint_failure=failure, updated=_ms(now), op_id=op_id),
+        replace(task, checkpoint_served=served, checkpoint_failure=failure, updated=steps.ms(now), op_id=op_id),
     )
 
 
 def checkpoint_wanted(task: TaskRecord, now: float, *, op_id: str) -> TaskRecord:
     """Somebody asks for a checkpoint of the running attempt; the request's number is `checkpoint_wanted`."""
-    _require(task, TaskState.RUNNING)
-    return fit(replace(task, checkpoint_wanted=task.checkpoint_wanted + 1, updated=_ms(now), op_id=op_id))
+    steps.require(task, TaskState.RUNNING)
+    return fit(replace(task, checkpoint_wanted=task.checkpoint_wanted + 1, updated=steps.ms(now), op_id=op_id))
 
 
 def reported(
@@ -186,6 +203,9 @@ def reported(
     started: float = 0.0,
     result: str = "",
     result_object: str = "",
+    session: str = "",
+    usage: Usage | None = None,
+    model_use: ModelUse | None = None,
 ) -> TaskRecord:
     """What the holder's report of the attempt's end makes of the task.
 
@@ -193,9 +213,10 @@ def reported(
     left, when the report says so (`retryable`), its reason always allows it, or the plan names it; then `due` is
     set. DRAINED is no fault of the task's: the attempt is given back, and the task goes on, at once from its
     checkpoint, or after a pause from the start when it has none. `result` and `result_object` are kept only by a task
-    that ends. `started`: when the sandbox was handed over.
+    that ends. `started`: when the sandbox was handed over. `session`: the agent's; it is kept by a task that ends.
+    `usage`, `model_use`: of this attempt. PARKED is `conversation.parked`'s, and no end.
     """
-    _require(task, TaskState.RUNNING)
+    steps.require(task, TaskState.RUNNING)
     if state is AttemptState.LOST:
         return lost(task, now, reason, message, log_end, op_id=op_id, token=token)
     if state is AttemptState.RUNNING:
@@ -206,17 +227,20 @@ def reported(
         message = message or "canceled by its node without a request"
     if task.cancel_requested:
         state, reason = AttemptState.CANCELED, EndReason.CANCELED
-    after = _close(task, now, state, reason, message, exit_code, log_end, token, started)
+    if reason is EndReason.PARKED:
+        raise PreconditionError("a task does not end by being parked", subject=task.task, reason="WRONG_STATE")
+    after = steps.close(task, now, state, reason, message, exit_code, log_end, token, started, usage, model_use)
+    ended = replace(after, session=session or task.session)
     if state is not AttemptState.FAILED:
         done = TaskState.SUCCEEDED if state is AttemptState.SUCCEEDED else TaskState.CANCELED
-        return _ended(after, now, done, reason, message, op_id, result, result_object)
+        return steps.ended(ended, now, done, reason, message, op_id, result, result_object)
     if reason is EndReason.DRAINED:
         after = replace(after, given_back=task.given_back + 1)
-        pause = 0.0 if task.checkpoint is not None else backoff(task.plan, _counted(task))
-        return _again(after, now, pause, reason, message, op_id)
-    if _counted(task) < task.plan.max_attempts and (retryable or _retryable(task.plan, reason)):
-        return _again(after, now, backoff(task.plan, _counted(task)), reason, message, op_id)
-    return _ended(after, now, TaskState.FAILED, reason, message, op_id, result, result_object)
+        pause = 0.0 if task.checkpoint is not None else backoff(task.plan, steps.counted(task))
+        return steps.again(after, now, pause, reason, message, op_id)
+    if steps.counted(task) < task.plan.max_attempts and (retryable or _retryable(task.plan, reason)):
+        return steps.again(after, now, backoff(task.plan, steps.counted(task)), reason, message, op_id)
+    return steps.ended(ended, now, TaskState.FAILED, reason, message, op_id, result, result_object)
 
 
 def lost(
@@ -233,44 +257,44 @@ def lost(
 
     The first two losses in a row wait for nothing; a task that goes on losing its nodes waits its backoff.
     """
-    _require(task, TaskState.RUNNING)
-    after = _close(task, now, AttemptState.LOST, reason, message, None, log_end, token, 0.0)
+    steps.require(task, TaskState.RUNNING)
+    after = steps.close(task, now, AttemptState.LOST, reason, message, None, log_end, token, 0.0)
     if task.cancel_requested:
-        return _ended(after, now, TaskState.CANCELED, EndReason.CANCELED, message, op_id)
-    if _counted(task) >= task.plan.max_attempts:
-        return _ended(after, now, TaskState.FAILED, reason, message, op_id)
+        return steps.ended(after, now, TaskState.CANCELED, EndReason.CANCELED, message, op_id)
+    if steps.counted(task) >= task.plan.max_attempts:
+        return steps.ended(after, now, TaskState.FAILED, reason, message, op_id)
     beyond = _losses(after) - LOSSES_WITHOUT_PAUSE
-    return _again(after, now, backoff(task.plan, beyond) if beyond > 0 else 0.0, reason, message, op_id)
+    return steps.again(after, now, backoff(task.plan, beyond) if beyond > 0 else 0.0, reason, message, op_id)
 
 
 def cancel_requested(task: TaskRecord, now: float, *, op_id: str, message: str = "") -> TaskRecord:
     """A RUNNING task that is to end CANCELED. One that was asked already is answered as it is."""
-    _require(task, TaskState.RUNNING)
+    steps.require(task, TaskState.RUNNING)
     if task.cancel_requested:
         return task
-    return _moved(
+    return steps.moved(
         replace(task, cancel_requested=True), now, TaskState.RUNNING, None, message or "cancel requested", op_id
     )
 
 
 def canceled(task: TaskRecord, now: float, *, op_id: str, message: str = "") -> TaskRecord:
     """A QUEUED task (delayed or not) that its user canceled."""
-    _require(task, TaskState.QUEUED)
-    return _ended(task, now, TaskState.CANCELED, EndReason.CANCELED, message, op_id)
+    steps.require(task, TaskState.QUEUED)
+    return steps.ended(task, now, TaskState.CANCELED, EndReason.CANCELED, message, op_id)
 
 
 def failed(task: TaskRecord, now: float, reason: EndReason, message: str = "", *, op_id: str) -> TaskRecord:
     """A QUEUED task that cannot go on: QUEUE_TIMEOUT, WORKSPACE_GONE and the like."""
-    _require(task, TaskState.QUEUED)
-    return _ended(task, now, TaskState.FAILED, reason, message, op_id)
+    steps.require(task, TaskState.QUEUED)
+    return steps.ended(task, now, TaskState.FAILED, reason, message, op_id)
 
 
 def became_due(task: TaskRecord, now: float, *, op_id: str) -> TaskRecord:
     """A delayed task enters the queue."""
-    _require(task, TaskState.QUEUED)
-    if not task.due:
-        raise PreconditionError(f"{task.task} is not delayed", subject=task.task, reason="WRONG_STATE")
-    now = _ms(now)
+    steps.require(task, TaskState.QUEUED)
+    if not task.due or task.parked:
+        raise PreconditionError(f"{task.task} does not wait its backoff", subject=task.task, reason="WRONG_STATE")
+    now = steps.ms(now)
     return replace(task, due=0.0, queued=now, updated=now, op_id=op_id)
 
 
@@ -298,11 +322,6 @@ def _retryable(plan: Plan, reason: EndReason) -> bool:
     return reason in ALWAYS_RETRYABLE or reason in (plan.retry_on or RETRYABLE_BY_DEFAULT)
 
 
-def _counted(task: TaskRecord) -> int:
-    """Attempts that count against `max_attempts`, the current one included (rule 9)."""
-    return task.attempt - task.given_back
-
-
 def _served(task: TaskRecord, request: int) -> int:
     """The latest request that is answered now that `request` is; a node can answer none that nobody made."""
     return max(task.checkpoint_served, min(request, task.checkpoint_wanted))
@@ -316,81 +335,3 @@ def _losses(task: TaskRecord) -> int:
             break
         count += 1
     return count
-
-
-def _close(
-    task: TaskRecord,
-    now: float,
-    state: AttemptState,
-    reason: EndReason,
-    message: str,
-    exit_code: int | None,
-    log_end: int,
-    token: int,
-    started: float,
-) -> TaskRecord:
-    """The current attempt with its end."""
-    current = task.attempts[-1]
-    end = replace(
-        current,
-        state=state,
-        reason=reason,
-        message=cut(message),
-        exit_code=exit_code,
-        log_end=log_end,
-        token=token or current.token,
-        started=_ms(started) or current.started,
-        ended=_ms(now),
-    )
-    return replace(task, attempts=(*task.attempts[:-1], end))
-
-
-def _again(task: TaskRecord, now: float, pause: float, reason: EndReason, message: str, op_id: str) -> TaskRecord:
-    return _moved(replace(task, due=_ms(now + pause)), now, TaskState.QUEUED, reason, message, op_id)
-
-
-def _ended(
-    task: TaskRecord,
-    now: float,
-    state: TaskState,
-    reason: EndReason,
-    message: str,
-    op_id: str,
-    result: str = "",
-    result_object: str = "",
-) -> TaskRecord:
-    # A success leaves its files in the workspace; otherwise the checkpoint is all that the user gets of them.
-    checkpoint = None if state is TaskState.SUCCEEDED else task.checkpoint
-    after = replace(task, due=0.0, result=result, result_object=result_object, checkpoint=checkpoint)
-    return _moved(after, now, state, reason, message, op_id)
-
-
-def _moved(
-    task: TaskRecord, now: float, state: TaskState, reason: EndReason | None, message: str, op_id: str
-) -> TaskRecord:
-    """`task` in `state`, with the transition that says so."""
-    now = _ms(now)
-    event = Transition(time=now, state=state, attempt=task.attempt, node=task.node, reason=reason, message=cut(message))
-    running = state is TaskState.RUNNING
-    after = replace(
-        task,
-        state=state,
-        updated=now,
-        op_id=op_id,
-        uid=task.uid if running else "",
-        node=task.node if running else "",
-        events=appended(task.events, event),
-    )
-    return fit(after)
-
-
-def _require(task: TaskRecord, state: TaskState) -> None:
-    if task.state is not state:
-        raise PreconditionError(
-            f"{task.task} is {task.state}, and this needs it {state}", subject=task.task, reason="WRONG_STATE"
-        )
-
-
-def _ms(seconds: float) -> float:
-    """To the millisecond: what a record keeps, and what the key of a delayed task says."""
-    return round(seconds, 3)

@@ -7,13 +7,24 @@ Records are immutable; a change is a new record (`msgspec.structs.replace`).
 from __future__ import annotations
 
 import base64
-import enum
 import functools
 import zlib
 from typing import Final, TypeVar, cast
 
 import msgspec
 
+from cloudclaw.coordination.parts import AttemptEnd as AttemptEnd
+from cloudclaw.coordination.parts import ModelLimits as ModelLimits
+from cloudclaw.coordination.parts import Plan as Plan
+from cloudclaw.coordination.parts import Record as Record
+from cloudclaw.coordination.parts import SnapshotPointer as SnapshotPointer
+from cloudclaw.coordination.parts import Transition as Transition
+from cloudclaw.coordination.states import AttemptState as AttemptState
+from cloudclaw.coordination.states import EndReason as EndReason
+from cloudclaw.coordination.states import Mode as Mode
+from cloudclaw.coordination.states import TaskState as TaskState
+from cloudclaw.coordination.usage import ModelUse as ModelUse
+from cloudclaw.coordination.usage import Usage as Usage
 from cloudclaw.errors import DataLossError
 
 MAX_EVENTS: Final = 64
@@ -22,156 +33,6 @@ MAX_INLINE_SPEC: Final = 4 * 1024
 MAX_MESSAGE: Final = 200
 UNPACKED_ATTEMPTS: Final = 2
 """As many of the latest attempts stay readable when the others are packed."""
-
-
-class TaskState(enum.StrEnum):
-    """Task states; names equal those of `cloudclaw.v1.TaskState` without its prefix."""
-
-    QUEUED = "QUEUED"
-    RUNNING = "RUNNING"
-    SUCCEEDED = "SUCCEEDED"
-    FAILED = "FAILED"
-    CANCELED = "CANCELED"
-
-    @property
-    def ended(self) -> bool:
-        return self in (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELED)
-
-
-class AttemptState(enum.StrEnum):
-    """Attempt states, as in `cloudclaw.v1.AttemptState`."""
-
-    RUNNING = "RUNNING"
-    SUCCEEDED = "SUCCEEDED"
-    FAILED = "FAILED"
-    CANCELED = "CANCELED"
-    LOST = "LOST"
-
-
-class Mode(enum.StrEnum):
-    """Workspace modes, as in `cloudclaw.v1.WorkspaceMode`."""
-
-    EXCLUSIVE = "EXCLUSIVE"
-    FORK = "FORK"
-    EPHEMERAL = "EPHEMERAL"
-
-
-class EndReason(enum.StrEnum):
-    """Why an attempt ended, as in `cloudclaw.v1.EndReason`."""
-
-    COMPLETED = "COMPLETED"
-    NONZERO_EXIT = "NONZERO_EXIT"
-    KILLED_BY_SIGNAL = "KILLED_BY_SIGNAL"
-    START_FAILED = "START_FAILED"
-    CANCELED = "CANCELED"
-    QUEUE_TIMEOUT = "QUEUE_TIMEOUT"
-    RUN_TIMEOUT = "RUN_TIMEOUT"
-    SILENCE_TIMEOUT = "SILENCE_TIMEOUT"
-    MEMORY_LIMIT = "MEMORY_LIMIT"
-    PIDS_LIMIT = "PIDS_LIMIT"
-    DISK_LIMIT = "DISK_LIMIT"
-    LOG_LIMIT = "LOG_LIMIT"
-    NODE_LOST = "NODE_LOST"
-    SLOT_FAILED = "SLOT_FAILED"
-    WORKSPACE_FAILED = "WORKSPACE_FAILED"
-    SNAPSHOT_FAILED = "SNAPSHOT_FAILED"
-    WORKSPACE_GONE = "WORKSPACE_GONE"
-    INTERNAL = "INTERNAL"
-    DRAINED = "DRAINED"
-    MODEL_AUTHENTICATION = "MODEL_AUTHENTICATION"
-    MODEL_RATE_LIMIT = "MODEL_RATE_LIMIT"
-    MODEL_OVERLOADED = "MODEL_OVERLOADED"
-    MODEL_CONTEXT = "MODEL_CONTEXT"
-    MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
-    MODEL_UNREACHABLE = "MODEL_UNREACHABLE"
-    MODEL_FAILED = "MODEL_FAILED"
-    TURN_LIMIT = "TURN_LIMIT"
-    REQUEST_LIMIT = "REQUEST_LIMIT"
-    TOKEN_LIMIT = "TOKEN_LIMIT"  # noqa: S105 - no password
-    SPEND_LIMIT = "SPEND_LIMIT"
-    PERMISSION_DENIED = "PERMISSION_DENIED"
-    BAD_CONFIGURATION = "BAD_CONFIGURATION"
-    AGENT_FAILED = "AGENT_FAILED"
-    PARKED = "PARKED"
-
-
-class Record(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Base of all records."""
-
-
-class Plan(Record, frozen=True, kw_only=True):
-    """What scheduling needs of the immutable spec, copied so that a task record stands alone.
-
-    Durations are seconds; 0 means none (queue, silence, checkpoint).
-    """
-
-    runtime: str = "command"
-    pool: str = "default"
-    priority: int = 0
-    workspace: str = ""
-    mode: Mode = Mode.EPHEMERAL
-    labels: dict[str, str] = {}
-    max_attempts: int = 3
-    initial_backoff: float = 1.0
-    backoff_multiplier: float = 2.0
-    max_backoff: float = 60.0
-    retry_on: tuple[EndReason, ...] = ()
-    queue_timeout: float = 0.0
-    run_timeout: float = 3600.0
-    silence_timeout: float = 0.0
-    checkpoint_interval: float = 0.0
-
-    @property
-    def writes(self) -> bool:
-        """The task needs the workspace's writer key."""
-        return bool(self.workspace) and self.mode is Mode.EXCLUSIVE
-
-
-class SnapshotPointer(Record, frozen=True, kw_only=True):
-    """A stored snapshot: id, and the digest (hex SHA-256) of its manifest.
-
-    `uid` is the attempt or user's operation that stored it, and part of its objects' names (rule 8): a fork and a
-    restore keep the first one's.
-    """
-
-    id: str
-    manifest: str
-    parent: str = ""
-    files: int = 0
-    bytes: int = 0
-    uid: str = ""
-
-
-class AttemptEnd(Record, frozen=True, kw_only=True):
-    """An attempt, running (`state` RUNNING) or ended; messages are cut to 200 characters.
-
-    `base`: the snapshot that it started from, "" for none. `resumed`: that was a checkpoint.
-    """
-
-    number: int
-    uid: str
-    node: str
-    token: int = 0
-    state: AttemptState = AttemptState.RUNNING
-    reason: EndReason | None = None
-    message: str = ""
-    exit_code: int | None = None
-    started: float = 0.0
-    ended: float = 0.0
-    log_end: int = 0
-    base: str = ""
-    resumed: bool = False
-
-
-class Transition(Record, frozen=True, kw_only=True):
-    """One line of a task's history."""
-
-    time: float
-    state: TaskState
-    attempt: int = 0
-    node: str = ""
-    reason: EndReason | None = None
-    message: str = ""
 
 
 class TaskRecord(Record, frozen=True, kw_only=True):
@@ -197,6 +58,16 @@ class TaskRecord(Record, frozen=True, kw_only=True):
         spec_object: object that holds the spec when it is over 4 KiB; empty when inline.
         result: `cloudclaw.v1.Result` as bytes in base64 when small enough, else empty.
         result_object: object that holds it otherwise.
+            Of a parked conversation what its last attempt said is kept here already.
+        parked_since: while it waits for input and holds no slot, since when; then `due` is set too. 0 otherwise.
+        inputs: inputs that have a number, and so are to be delivered: 1 to this one.
+        inputs_done: the checkpoint contains all up to this number.
+        later: further inputs, which get their numbers when they are due.
+        later_due: when the first of these is; 0 without any.
+        closing: no more input is taken.
+        session: the agent's session that the checkpoint contains; after the end, that the result names.
+        usage, model_use: of ended attempts, all together. None: nothing was reported.
+        usage_now, model_use_now: of the running attempt, up to its last checkpoint: what counts when it is lost.
         packed: written by `encode` and emptied by `decode`, for records that would be over 8 KiB: all but the
             latest attempts, compressed. Code never sees it.
     """
@@ -229,6 +100,68 @@ class TaskRecord(Record, frozen=True, kw_only=True):
     frozen: float = 0.0
     given_back: int = 0
     request: str = ""
+    parked_since: float = 0.0
+    inputs: int = 0
+    inputs_done: int = 0
+    later: int = 0
+    later_due: float = 0.0
+    closing: bool = False
+    session: str = ""
+    usage: Usage | None = None
+    usage_now: Usage | None = None
+    model_use: ModelUse | None = None
+    model_use_now: ModelUse | None = None
+
+    @property
+    def parked(self) -> bool:
+        """It waits for input, and holds no slot."""
+        return self.parked_since > 0.0
+
+    @property
+    def closes(self) -> bool:
+        """It ends with the answer to the inputs that have a number: none is to come any more."""
+        return self.closing and not self.later
+
+    @property
+    def asks(self) -> bool:
+        """There is something to do for an agent: an input that the checkpoint does not contain, or the end."""
+        return self.inputs > self.inputs_done or self.closes
+
+
+class InputRecord(Record, frozen=True, kw_only=True):
+    """`inputs/{t}/{task}/{message_id}`: a user's message to a conversation.
+
+    Attributes:
+        op_id: of the transaction that accepted it.
+        digest: hex SHA-256 of what was sent under this id.
+        number: its place among the task's inputs, from 1; 0 while it is not due, and for a mere end.
+        due: when it is to be delivered; 0 for at once.
+        text: up to 4 KiB of it, "" when an object holds it.
+        object: name of the object that does.
+        end: the conversation was closed with it.
+    """
+
+    op_id: str
+    digest: str
+    created: float
+    number: int = 0
+    due: float = 0.0
+    text: str = ""
+    object: str = ""
+    end: bool = False
+
+    @property
+    def waits(self) -> bool:
+        """It is not due yet, and so has no number."""
+        return self.due > 0.0 and not self.number
+
+
+class ModelKeyRecord(Record, frozen=True, kw_only=True):
+    """`modelkeys/{t}/{upstream}`: the tenant's key for an upstream, sealed; `hint`: its last characters."""
+
+    sealed: str
+    hint: str = ""
+    updated: float = 0.0
 
 
 class RequestRecord(Record, frozen=True, kw_only=True):
@@ -269,7 +202,7 @@ class NodeRecord(Record, frozen=True, kw_only=True):
     address: str
     incarnation: int
     pools: tuple[PoolSlots, ...] = ()
-    labels: dict[str, str] = {}
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
     touched: float = 0.0
 
 

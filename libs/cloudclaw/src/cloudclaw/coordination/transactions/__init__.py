@@ -14,6 +14,8 @@ from cloudclaw.coordination.transactions.archive import ArchiveTransactions
 from cloudclaw.coordination.transactions.attempts import AttemptTransactions
 from cloudclaw.coordination.transactions.checkpoints import CheckpointTransactions
 from cloudclaw.coordination.transactions.consumers import ConsumerTransactions, Receipt
+from cloudclaw.coordination.transactions.conversations import ConversationTransactions
+from cloudclaw.coordination.transactions.model_keys import ModelKeyTransactions
 from cloudclaw.coordination.transactions.nodes import NodeTransactions
 from cloudclaw.coordination.transactions.roots import Roots, RootTransactions
 from cloudclaw.coordination.transactions.store import waiting_key
@@ -29,6 +31,8 @@ class Transactions(
     TaskTransactions,
     AttemptTransactions,
     CheckpointTransactions,
+    ConversationTransactions,
+    ModelKeyTransactions,
     ArchiveTransactions,
     ConsumerTransactions,
     NodeTransactions,

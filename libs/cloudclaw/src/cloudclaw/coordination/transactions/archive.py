@@ -13,6 +13,7 @@ from cloudclaw.coordination.transactions.types import Versioned
 from cloudclaw.errors import UnavailableError
 
 TASKS_PER_TRANSACTION: Final = 25
+DELETES_PER_TRANSACTION: Final = 100
 
 
 class ArchiveTransactions(Store):
@@ -21,7 +22,8 @@ class ArchiveTransactions(Store):
     async def archive(self, tasks: Sequence[Versioned[TaskRecord]], request_lease: int) -> list[Versioned[TaskRecord]]:
         """Remove ended tasks, whose bundle and its pointer are written. Answers those that are gone, in order.
 
-        Guards, for each: task unchanged. Writes: − task, − spec; the request key, if there is one, once more on
+        Guards, for each: task unchanged. Writes: − its inputs, before anything else and in transactions of their own,
+        since a conversation may have a thousand; then − task, − spec; the request key, if there is one, once more on
         `request_lease` (24 h at least), so that the request id answers for its task that long. At most 25 tasks a
         transaction; when one is refused, its tasks are tried one by one, and a task that changed is left out.
 
@@ -31,6 +33,9 @@ class ArchiveTransactions(Store):
         for task in tasks:
             if not task.record.state.ended:
                 raise ValueError(f"{task.record.task} is {task.record.state}: only ended tasks are archived")
+        for task in tasks:
+            if task.record.plan.interactive:
+                await self._delete_inputs(task)
         gone: list[Versioned[TaskRecord]] = []
         for begin in range(0, len(tasks), TASKS_PER_TRANSACTION):
             batch = tasks[begin : begin + TASKS_PER_TRANSACTION]
@@ -59,6 +64,15 @@ class ArchiveTransactions(Store):
         except UnavailableError as error:
             return await self._archived(tasks, error)
         return result.succeeded or not _present(tasks, found(result))
+
+    async def _delete_inputs(self, task: Versioned[TaskRecord]) -> None:
+        """Its inputs go; none come, since it has ended. Guards: task unchanged; of one that did they stay."""
+        record = task.record
+        prefix, guard = keys.input_(record.tenant, record.task, ""), ModIs(task_key(record), task.mod_revision)
+        while True:
+            left = (await self._kv.range(prefix, limit=DELETES_PER_TRANSACTION, keys_only=True)).entries
+            if not left or not (await self._kv.txn([guard], [Delete(entry.key) for entry in left])).succeeded:
+                return
 
     async def _request_of(self, record: TaskRecord) -> Entry | None:
         """The request key that still answers with this task, if its client gave a request id."""

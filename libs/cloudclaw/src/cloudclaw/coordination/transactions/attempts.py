@@ -34,12 +34,12 @@ from cloudclaw.coordination.transactions.store import (
     Store,
     owns_writer,
     snapshot_key,
-    waiting_put,
     writer_key,
+    writer_lost,
     writer_value,
 )
 from cloudclaw.coordination.transactions.types import Token, Versioned
-from cloudclaw.errors import AbortedError, CloudClawError, FencedError, PreconditionError
+from cloudclaw.errors import AbortedError, CloudClawError, PreconditionError
 
 
 class AttemptTransactions(Store):
@@ -227,15 +227,15 @@ class AttemptTransactions(Store):
             guards.append(ModIs(key, entry.mod_revision))
             writes.append(Put(key, encode(moved)))
 
-        def explain(there: Found) -> CloudClawError | None:
-            if not before.plan.writes:
-                return None
-            held = there.get(writer_key(before))
-            if held is None or held.value != writer_value(before.task):
-                return FencedError(f"{before.task} no longer owns workspace {before.plan.workspace!r}")
-            return None
-
-        return await self._change(task, after, guards, writes, token=token, explain=explain, explain_by=explain_by)
+        return await self._change(
+            task,
+            after,
+            guards,
+            writes,
+            token=token,
+            explain=lambda there: writer_lost(before, there),
+            explain_by=explain_by,
+        )
 
     async def attempts_of(self, node: str) -> list[tuple[Token, AttemptEnd]]:
         """What `attempts/{n}/` holds (number and uid filled in), for adoption and reconciliation."""
@@ -258,17 +258,6 @@ class AttemptTransactions(Store):
             and entry.create_revision == token.revision
             and decode(entry.value, AttemptRecord).uid == uid
         )
-
-    def _leave(self, task: Versioned[TaskRecord], after: TaskRecord, token: Token | None) -> list[Write]:
-        """The writes by which a task stops running: − attempt key (of `token`), and waiting again or − writer."""
-        if task.record.state is not TaskState.RUNNING or after.state is TaskState.RUNNING:
-            raise ValueError(f"{task.record.state} does not become {after.state} by the end of an attempt")
-        writes: list[Write] = [Delete(token.key)] if token is not None else []
-        if after.state is TaskState.QUEUED:
-            writes.append(waiting_put(after, task.create_revision))
-        if owns_writer(task.record) and (after.state.ended or not owns_writer(after)):
-            writes.append(Delete(writer_key(task.record)))
-        return writes
 
 
 def _id(snapshot: SnapshotPointer | None) -> str:

@@ -35,6 +35,8 @@ _BY_TENANT: Final = (
     keys.WRITERS,
     keys.CONSUMERS,
     keys.DELIVERIES,
+    keys.INPUTS,
+    keys.MODEL_KEYS,
 )
 """Whatever else a tenant has (queue, attempts) belongs to a task of these."""
 

@@ -11,6 +11,7 @@ from cloudclaw.coordination.records import (
     SnapshotPointer,
     SnapshotRecord,
     TaskRecord,
+    TaskState,
     WriterRecord,
     decode,
     encode,
@@ -63,6 +64,17 @@ def writer_value(holder: str) -> bytes:
 def owns_writer(task: TaskRecord) -> bool:
     """The task holds its workspace's writer key: from its first claim that counts, to its end."""
     return task.plan.writes and task.attempt > 0
+
+
+def writer_lost(task: TaskRecord, there: Found) -> FencedError | None:
+    """The refusal of what a task does that does not hold its workspace's writer key any more; None when it needs none,
+    or holds it."""
+    if not task.plan.writes:
+        return None
+    held = there.get(writer_key(task))
+    if held is None or held.value != writer_value(task.task):
+        return FencedError(f"{task.task} no longer owns workspace {task.plan.workspace!r}")
+    return None
 
 
 class Store:
@@ -157,6 +169,17 @@ class Store:
             if entry is not None and decode(entry.value, SnapshotRecord).task == task.task:
                 writes.append(Delete(entry.key))
         return guards, writes
+
+    def _leave(self, task: Versioned[TaskRecord], after: TaskRecord, token: Token | None) -> list[Write]:
+        """The writes by which a task stops running: − attempt key (of `token`), and waiting again or − writer."""
+        if task.record.state is not TaskState.RUNNING or after.state is TaskState.RUNNING:
+            raise ValueError(f"{task.record.state} does not become {after.state} by the end of an attempt")
+        writes: list[Write] = [Delete(token.key)] if token is not None else []
+        if after.state is TaskState.QUEUED:
+            writes.append(waiting_put(after, task.create_revision))
+        if owns_writer(task.record) and (after.state.ended or not owns_writer(after)):
+            writes.append(Delete(writer_key(task.record)))
+        return writes
 
     async def _read_back(
         self, task: Versioned[TaskRecord], after: TaskRecord, error: UnavailableError

@@ -19,11 +19,13 @@ DELETES_PER_TRANSACTION: Final = 100
 _OWN: Final = (
     keys.CONSUMERS,
     keys.DELIVERIES,
+    keys.INPUTS,
     keys.TASKS,
     keys.SPECS,
     keys.REQUESTS,
     keys.WORKSPACES,
     keys.SNAPSHOTS,
+    keys.MODEL_KEYS,
 )
 """In the order of their removal: what others hang on goes before what hangs on it, so that readers meet nothing
 that has lost its parts."""
