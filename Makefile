@@ -16,7 +16,7 @@ help: ## Show this list
 	@echo
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## Install what is missing: Python environment, bubblewrap, etcd, MinIO, grpcurl
+setup: ## Install what is missing: Python environment, bubblewrap, etcd, MinIO, grpcurl, agents
 	@deploy/setup.sh
 	@echo "setup: everything is in place"
 

