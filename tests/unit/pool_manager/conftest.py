@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest_asyncio
 
+from tests.unit.pool_manager.agents import agents
 from tests.unit.pool_manager.rig import Rig
 
 
@@ -14,5 +15,13 @@ async def rig() -> AsyncIterator[Rig]:
     """A node that is connected and warm."""
     made = Rig()
     await made.start()
+    yield made
+    await made.close()
+
+
+@pytest_asyncio.fixture
+async def agent_rig() -> AsyncIterator[Rig]:
+    """The same, and it offers parrots."""
+    made = await agents()
     yield made
     await made.close()

@@ -24,7 +24,9 @@ from cloudclaw_pool_manager.app.node import Node
 from cloudclaw_pool_manager.app.runner import Template
 from cloudclaw_pool_manager.app.slots import SlotPool
 from cloudclaw_pool_manager.domain.attempt import Limits
+from cloudclaw_pool_manager.ports.runtime import RuntimeAdapter
 from cloudclaw_pool_manager.runtimes.command import CommandRuntime
+from tests.support.fake_gateway import FakeGateway
 from tests.support.fake_node import FakeState, FakeWorkspaces
 from tests.support.fake_slots import FakeHost, FakePool, FakeSupervisor
 from tests.support.kv import ManualClock
@@ -40,6 +42,10 @@ async def settle() -> None:
     """Let everything run that can run without time."""
     for _ in range(60):
         await asyncio.sleep(0)
+
+
+_OF_AGENTS = ("inputs", "inputs_done", "closing", "model_keys", "model_use")
+"""Fields of an assignment beside its spec. The session that its base holds is `session`: the spec has one too."""
 
 
 class FakeLeader:
@@ -226,7 +232,9 @@ class Rig:
         self.behaviour = behaviour or Behaviour(slot_wait=2.0)
         self.slots = slots
         self.limits = Limits()
-        self.runtimes = {"command": CommandRuntime()}
+        self.runtimes: dict[str, RuntimeAdapter] = {"command": CommandRuntime()}
+        self.warm = ""
+        self.models: FakeGateway | None = None
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._number = 0
@@ -267,7 +275,8 @@ class Rig:
         async def equip(generation: int) -> Equipment:
             adapter = self._adapter = FakePool(self.host, generation)
             pool = SlotPool("default", adapter, self.clock, slots=self.slots, hard_cap=self.host.cap, metrics=metrics)
-            return Equipment({"default": Template(pool, self.limits, self.runtimes)}, self.workspaces)
+            template = Template(pool, self.limits, self.runtimes, warm=self.warm)
+            return Equipment({"default": template}, self.workspaces, self.models)
 
         self._stop = asyncio.Event()
         self._task = asyncio.ensure_future(self.manager.run(self._stop, equip))
@@ -341,6 +350,8 @@ class Rig:
         cancel = bool(spec.pop("cancel_requested", False))
         base, head = spec.pop("base", None), spec.pop("head", None)
         resumes = bool(spec.pop("resumes", False))
+        more = {name: spec.pop(name) for name in _OF_AGENTS if name in spec}
+        session = str(spec.pop("session", ""))
         task, uid, token = await self.claim(task, number=number)
         assignment = pb.Assignment(
             tenant=TENANT,
@@ -348,11 +359,13 @@ class Rig:
             attempt=number,
             uid=uid,
             token=token,
-            spec=task_pb2.TaskSpec(argv=argv or ("true",), **spec),  # type: ignore[arg-type]
+            spec=task_pb2.TaskSpec(argv=argv or (() if "prompt" in spec else ("true",)), **spec),  # type: ignore[arg-type]
             cancel_requested=cancel,
             base=base,  # type: ignore[arg-type]
             head=head,  # type: ignore[arg-type]
             resumes=resumes,
+            session_id=session,
+            **more,  # type: ignore[arg-type]
         )
         if say:
             self.leader.say(assignment=assignment)

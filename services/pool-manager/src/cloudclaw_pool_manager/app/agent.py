@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from cloudclaw.agents.events import AnyEvent, Turn
+from cloudclaw.agents.events import AnyEvent, Message, ToolCall, Turn
 from cloudclaw.agents.parser import mark
 from cloudclaw.agents.transcript import Transcript
 from cloudclaw.clock import Clock
@@ -84,6 +84,7 @@ class Agent:
         self._idle_since: float | None = None
         self._closed_at: float | None = None
         self._retry_at = 0.0
+        self._turns = 0
         self._wake = asyncio.Event()
 
     # -- what others see and say; nothing here blocks --
@@ -152,6 +153,7 @@ class Agent:
         """An earlier process started it, with the messages of its assignment; what that one was about to say to it
         after these, the leader says again, and the supervisor knows what it was told."""
         self._given()
+        self._turns = self.transcript.turns
         self._open = True
         self._wake.set()
 
@@ -212,11 +214,12 @@ class Agent:
             self._idle_since = self._clock.boottime()
         elif not seen.answered:
             self._idle_since = None
-        if any(isinstance(event, Turn) for event in events):
-            if given.max_turns and seen.turns >= given.max_turns and not seen.answered:
-                self._host.end(KillReason.TURN_LIMIT)
-            else:
+        for event in events:
+            if isinstance(event, Turn):
+                self._turns = event.number
                 self._host.turned()
+            elif given.max_turns and self._turns >= given.max_turns and _works(event):
+                self._host.end(KillReason.TURN_LIMIT)  # one turn more has begun
         self._wake.set()
 
     def _parks_at(self) -> float:
@@ -264,6 +267,10 @@ class Agent:
 
     def _own_use(self) -> ModelUse | None:
         return None if self.use is None else self.use.since(self._assignment.model_used)
+
+
+def _works(event: AnyEvent) -> bool:
+    return isinstance(event, ToolCall) or (isinstance(event, Message) and event.role == "assistant")
 
 
 def _marked(given: Input) -> bytes:

@@ -193,7 +193,7 @@ class PoolManager:
             self._spawn(self._probes(template, equipment.workspaces).run())
             warm = template.runtimes.get(template.warm)
             if isinstance(warm, AgentAdapter):
-                self._spawn(Warmer(template, warm).run())
+                self._spawn(Warmer(template, warm, self._clock).run())
         if access is not None:
             self._spawn(access.run())
         fencing = Fencing(

@@ -7,6 +7,7 @@ from typing import Final
 
 import structlog
 
+from cloudclaw.clock import Clock
 from cloudclaw.errors import CloudClawError
 from cloudclaw_pool_manager.app.runner import Template
 from cloudclaw_pool_manager.app.slots import SlotEntry
@@ -16,17 +17,19 @@ from cloudclaw_pool_manager.ports.runtime import AgentAdapter, Warmth
 
 _log = structlog.get_logger()
 
-READY: Final = "ready"
 FAILED: Final = "failed"
-"""What `SlotStatus.warm` says, or begins with."""
+"""What `SlotStatus.warm` begins with then."""
 TRIES: Final = 3
-"""Failures in a row, over all slots, after which a pool is not warmed any more: tasks start cold then."""
+"""Failures in a row, over all slots and with no task in between, after which a pool stays cold for a while."""
+PAUSE: Final = 60.0
+"""Seconds of that while."""
 
 
 class Warmer:
     """Warms the slots of one pool with one agent, once its probe has found that it can run."""
 
-    def __init__(self, template: Template, agent: AgentAdapter):
+    def __init__(self, template: Template, agent: AgentAdapter, clock: Clock):
+        self._clock = clock
         self._slots = template.slots
         self._agent = agent
         self._limits = template.limits
@@ -54,27 +57,31 @@ class Warmer:
         self._slots.changed.append(changed)
         try:
             async with asyncio.TaskGroup() as group:
-                while self._failures < TRIES:
+                while True:
                     changed.clear()
                     for entry in self._slots.entries:
                         self._look(entry)
+                    if self._failures >= TRIES:
+                        _log.error("agents do not stay warm; slots stay cold for now", pool=self._slots.name)
+                        await self._clock.sleep(PAUSE)
+                        self._failures = 0
+                    for entry in self._slots.entries:
                         if self._cold(entry):
                             self._busy.add(entry.name)
                             group.create_task(self._warm(entry, warmth, changed))
                     await changed.wait()
         finally:
             self._slots.changed.remove(changed)
-        _log.error("slots are not warmed any more", pool=self._slots.name, failures=self._failures)
 
     def _look(self, entry: SlotEntry) -> None:
-        """What became of a program that was started."""
+        """What became of a program that was started; one that waits may still fail."""
         if entry.name not in self._started or entry.name in self._busy:
             return
-        if entry.state is not SlotState.IDLE:
-            self._started.discard(entry.name)  # a task came, or the slot went
-        elif entry.warm == READY:
+        if entry.state is SlotState.ASSIGNED:
             self._started.discard(entry.name)
             self._failures = 0
+        elif entry.state is not SlotState.IDLE:
+            self._started.discard(entry.name)
         elif entry.warm.startswith(FAILED):
             self._started.discard(entry.name)
             self._failures += 1
