@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-S = TypeVar("S", bound="ServiceSettings")
+S = TypeVar("S", bound="ProcessSettings")
 
 
 CLIENT_VARIABLES = frozenset({"CLAW_WORKSPACE_ENDPOINT"})
@@ -175,18 +175,13 @@ class LogSettings(Group):
     format: Literal["json", "console"] = Field(default="json", description="one JSON object a line, or text for people")
 
 
-class ServiceSettings(BaseSettings):
-    """What every service is told. A service derives its own, sets `env_prefix`, and adds its fields."""
+class ProcessSettings(BaseSettings):
+    """What every process is told. It derives its own, sets `env_prefix`, and adds its fields."""
 
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", env_nested_delimiter="__", nested_model_default_partial_update=True
     )
 
-    etcd: EtcdSettings = EtcdSettings()
-    objects: ObjectSettings = ObjectSettings()
-    auth: AuthSettings = AuthSettings()
-    server: ServerSettings = ServerSettings()
-    client_tls: ClientTls = ClientTls()
     metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()
 
@@ -201,6 +196,16 @@ class ServiceSettings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Only what the constructor is given: `read` merges file and environment, and refuses what is unknown."""
         return (init_settings,)
+
+
+class ServiceSettings(ProcessSettings):
+    """What every service of the API is told beyond that."""
+
+    etcd: EtcdSettings = EtcdSettings()
+    objects: ObjectSettings = ObjectSettings()
+    auth: AuthSettings = AuthSettings()
+    server: ServerSettings = ServerSettings()
+    client_tls: ClientTls = ClientTls()
 
 
 def load(cls: type[S], argv: Sequence[str] | None = None) -> S:
@@ -250,13 +255,13 @@ def fields(cls: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[t
             yield from fields(group, (*path, name))
 
 
-def environment_name(cls: type[ServiceSettings], path: Sequence[str]) -> str:
+def environment_name(cls: type[ProcessSettings], path: Sequence[str]) -> str:
     """The variable that sets the field at `path`."""
     return (cls.model_config.get("env_prefix") or "") + "__".join(path).upper()
 
 
 def _merge_environment(
-    cls: type[ServiceSettings], values: dict[str, Any], environ: Mapping[str, str], problems: list[str]
+    cls: type[ProcessSettings], values: dict[str, Any], environ: Mapping[str, str], problems: list[str]
 ) -> None:
     """Put the variables with the service's prefix over `values`, and name those that mean nothing."""
     prefix = cls.model_config.get("env_prefix") or ""
@@ -302,7 +307,7 @@ def _group(field: FieldInfo) -> type[BaseModel] | None:
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
-def _describe(cls: type[ServiceSettings], values: Mapping[str, Any], error: ValidationError) -> Iterator[str]:
+def _describe(cls: type[ProcessSettings], values: Mapping[str, Any], error: ValidationError) -> Iterator[str]:
     known = {".".join(path) for path, _ in fields(cls)}
     for problem in error.errors(include_url=False, include_context=False, include_input=False):
         path = [str(step) for step in problem["loc"]]
@@ -324,7 +329,7 @@ def _depth(cls: type[BaseModel], path: Sequence[str]) -> int:
     return len(path)
 
 
-def _help(cls: type[ServiceSettings]) -> str:
+def _help(cls: type[ProcessSettings]) -> str:
     lines = ["settings (variable, TOML path, meaning; default):"]
     for path, field in fields(cls):
         default = _default(cls, path)
