@@ -99,9 +99,9 @@ async def test_closing_ends_it_with_its_answer(agent_rig: Rig) -> None:
     task, sandbox = await asked(rig, conversation=LONG)
     await deliver(rig, task, message(1, "last"), closing=True)
     await answer(rig, sandbox)
-    assert sandbox.input_open, "one more message is to be answered"
+    assert [one.close for one in sandbox.inputs] == [False], "one more message is to be answered"
     await answer(rig, sandbox, "bye")
-    assert not sandbox.input_open
+    assert [one.close for one in sandbox.inputs] == [False, True]
     sandbox.finish(0)
     await rig.gone(task)
     outcome = rig.report_of(task)

@@ -20,6 +20,7 @@ from cloudclaw.agents.transcript import Transcript
 from cloudclaw.clock import Clock
 from cloudclaw.coordination.records import AttemptState, EndReason
 from cloudclaw.errors import InvalidArgumentError, PreconditionError, UnavailableError
+from cloudclaw_pool_manager.app.logs import ShippedLog
 from cloudclaw_pool_manager.app.observer import Observer
 from cloudclaw_pool_manager.domain.assignment import Assignment, Input
 from cloudclaw_pool_manager.domain.attempt import KillReason, Launch
@@ -62,21 +63,22 @@ class Host(Protocol):
 
 
 class Agent:
-    """The companion of one attempt of an agent.
+    """The companion of one attempt. For a program that is no agent (`adapter` None) it has nothing to do.
 
     Attributes:
+        adapter: of its runtime.
         observer: follows its log; None before there is one.
         use: of models by this task, earlier attempts included, as the gateway told last; None when it never did.
         closing: no more messages come.
     """
 
-    def __init__(self, host: Host, assignment: Assignment, adapter: AgentAdapter, clock: Clock):
+    def __init__(self, host: Host, assignment: Assignment, adapter: AgentAdapter | None, clock: Clock):
         self.observer: Observer | None = None
         self.use: ModelUse | None = None
         self.closing = assignment.closing
         self._host = host
         self._assignment = assignment
-        self._adapter = adapter
+        self.adapter = adapter
         self._clock = clock
         self._pending = {given.number: given for given in assignment.inputs}
         self._told = assignment.inputs_done
@@ -103,7 +105,13 @@ class Agent:
     def settled(self) -> bool:
         """The conversation is over before it begins here: there is nothing to say, and nothing more comes."""
         given = self._assignment
-        return self.closing and given.conversation is not None and given.resumes and not self._pending
+        conversation = self.adapter is not None and given.conversation is not None
+        return conversation and self.closing and given.resumes and not self._pending
+
+    @property
+    def waits(self) -> bool:
+        """It has answered, and waits for its user."""
+        return self._assignment.conversation is not None and self._idle_since is not None
 
     def take(self, inputs: Sequence[Input], *, closing: bool) -> None:
         """Messages from the leader; those that it has already are dropped."""
@@ -143,22 +151,40 @@ class Agent:
         self._open = launch.keep_stdin
         self._given()
 
-    def watch(self, source: Slot, state: NodeState) -> Observer:
+    def watch(self, log: ShippedLog, source: Slot, state: NodeState) -> None:
         """Begin to follow its log."""
-        uid = self._assignment.attempt.uid
-        self.observer = Observer(uid, source, self._adapter.parser(), state, self._heard)
-        return self.observer
+        if self.adapter is not None:
+            uid = self._assignment.attempt.uid
+            log.reader = self.observer = Observer(uid, source, self.adapter.parser(), state, self._heard)
 
-    def adopted(self) -> None:
+    def grown(self, log_end: int) -> None:
+        """Its log did."""
+        if self.observer is not None:
+            self.observer.grown(log_end)
+
+    async def adopted(self, log_start: int) -> None:
         """An earlier process started it, with the messages of its assignment; what that one was about to say to it
         after these, the leader says again, and the supervisor knows what it was told."""
+        if self.observer is not None:
+            await self.observer.recall(log_start)
         self._given()
         self._turns = self.transcript.turns
         self._open = True
         self._wake.set()
 
-    async def run(self, slot: Slot) -> None:
-        """Until cancelled."""
+    def accompany(self, slot: Slot) -> list[asyncio.Future[None]]:
+        """What is at work beside its program, to be cancelled when that has ended and `heard_out` is over."""
+        if self.observer is None:
+            return []
+        return [asyncio.ensure_future(self.observer.run()), asyncio.ensure_future(self._attend(slot))]
+
+    async def heard_out(self, log_end: int) -> None:
+        """Its program has ended: wait until everything that it said was heard."""
+        if self.observer is not None:
+            self.observer.ended(log_end)
+            await self.observer.complete.wait()
+
+    async def _attend(self, slot: Slot) -> None:
         while True:
             try:
                 await self._step(slot)
@@ -178,7 +204,7 @@ class Agent:
             return
         if self._pending:  # one at a time: an answer is the answer to all that came before
             given = self._pending[min(self._pending)]
-            data = self._adapter.encode_input(given)
+            data = self.adapter.encode_input(given) if self.adapter is not None else None
             if data is None:
                 return  # it answers in an attempt of its own
             if await self._say(slot, f"input-{given.number}", note=_marked(given), data=data):
@@ -239,6 +265,8 @@ class Agent:
 
     def concluded(self, outcome: Outcome) -> Outcome:
         """The outcome with what the agent told; a conversation that may go on is parked."""
+        if self.adapter is None:
+            return outcome
         seen = self.transcript
         outcome = replace(
             outcome,
@@ -255,6 +283,8 @@ class Agent:
 
     def describe(self, checkpoint: Checkpoint) -> Checkpoint:
         """The checkpoint with what its files hold of the conversation, as far as was seen before they stood still."""
+        if self.adapter is None:
+            return checkpoint
         seen, given = self.transcript, self._assignment
         begun = seen.session_id if seen.begun else given.session_id if given.session_in_base else ""
         return replace(

@@ -21,7 +21,6 @@ from dataclasses import replace
 
 import structlog
 
-from cloudclaw.agents.transcript import Transcript
 from cloudclaw.coordination.records import EndReason, SnapshotPointer
 from cloudclaw.errors import CloudClawError, InvalidArgumentError
 from cloudclaw.v1.scheduler_pb2 import AttemptReport
@@ -38,11 +37,9 @@ from cloudclaw_pool_manager.app.slots import SlotEntry
 from cloudclaw_pool_manager.app.timing import cancel, wait_until
 from cloudclaw_pool_manager.domain.assignment import Assignment
 from cloudclaw_pool_manager.domain.attempt import Exit, KillReason, Usage
-from cloudclaw_pool_manager.domain.models import ModelUse
 from cloudclaw_pool_manager.domain.outcome import Checkpoint, Outcome, Phase, Verdict, canceled, failed, of_kill
 from cloudclaw_pool_manager.domain.timers import RunTimers
 from cloudclaw_pool_manager.ports.backend import FencedIncarnationError, Slot, SlotFailedError, SlotPhase, SlotStatus
-from cloudclaw_pool_manager.ports.gateway import LimitKind
 from cloudclaw_pool_manager.ports.state import Started
 
 _log = structlog.get_logger()
@@ -59,7 +56,7 @@ class AttemptRunner:
         patience: with the object store.
         usage: resources as last measured.
         processes_gone: set while no process of the attempt can be alive.
-        agent: its companion, for runtimes that are agents; None otherwise.
+        agent: its companion, who has nothing to do for a program that is no agent.
     """
 
     def __init__(self, assignment: Assignment, around: Surroundings):
@@ -87,8 +84,7 @@ class AttemptRunner:
         self.files = Files(assignment, around, self.patience)
         self.delivery: Delivery[AttemptReport] = Delivery(around.link.report, around.clock)
         self.checkpoints = Checkpointer(self, assignment, around, self.files)
-        adapter = runner.agent_of(self._template, assignment)
-        self.agent = Agent(self, assignment, adapter, around.clock) if adapter is not None else None
+        self.agent = Agent(self, assignment, runner.agent_of(self._template, assignment), around.clock)
 
     # -- what others see and ask for; nothing here blocks --
 
@@ -106,7 +102,7 @@ class AttemptRunner:
 
     @property
     def egress_slot(self) -> Slot | None:
-        return self.live_slot if self.agent is not None else None
+        return self.live_slot if self.agent.adapter is not None else None
 
     @property
     def may_pause(self) -> bool:
@@ -116,19 +112,11 @@ class AttemptRunner:
     def may_go_on(self) -> bool:
         return self._stop not in (KillReason.FENCED, KillReason.DRAINED)
 
-    def used(self, use: ModelUse) -> None:
-        if self.agent is not None:
-            self.agent.use = use
-
-    def limited(self, kind: LimitKind) -> None:
-        if self.agent is not None:
-            self.agent.limit(kind)
-
     def turned(self) -> None:
         self.checkpoints.turned()
 
     def describe(self, checkpoint: Checkpoint) -> Checkpoint:
-        return self.agent.describe(checkpoint) if self.agent is not None else checkpoint
+        return self.agent.describe(checkpoint)
 
     def cancel(self) -> None:
         """Its user wants it to end. Once its processes are gone the leader knows what to make of any report."""
@@ -154,11 +142,11 @@ class AttemptRunner:
                 self._timers.thaw(now)
             elif self.may_go_on:
                 self._froze()
-        if self.phase is Phase.RUNNING and (due := self._timers.due(now)):
+        due = self._timers.due(now) if self.phase is Phase.RUNNING else KillReason.NONE
+        if due and not (due is KillReason.SILENCE_TIMEOUT and self.agent.waits):
             self.end(due)
         self.checkpoints.tick()
-        if self.agent is not None:
-            self.agent.tick()
+        self.agent.tick()
 
     def hand_over(self, wanted: bool) -> None:
         """Its node is drained: it goes on elsewhere, from a checkpoint or its begin (given back), or not after all."""
@@ -180,8 +168,7 @@ class AttemptRunner:
             return
         if self._log is not None and status.phase is not SlotPhase.EXITED:
             self._log.grown(status.log_end)
-            if self.agent is not None and self.agent.observer is not None:
-                self.agent.observer.grown(status.log_end)
+            self.agent.grown(status.log_end)
         self._timers.output(status.last_output)
         self._paused = status.paused
         if status.exit is not None:
@@ -209,8 +196,7 @@ class AttemptRunner:
         self._prepared = started.prepared
         self._given, self._timers = True, runner.timers_of(self.assignment, started.boottime)
         self._log = self._around.shipper.open(self.attempt, slot, log_start)
-        if self.agent is not None:
-            self._log.reader = self.agent.watch(slot, self._around.state)
+        self.agent.watch(self._log, slot, self._around.state)
         if status.phase is not SlotPhase.EXITED:
             self.processes_gone.clear()
         self.phase = Phase.RUNNING
@@ -280,7 +266,7 @@ class AttemptRunner:
             return self._failed(EndReason.WORKSPACE_FAILED, message, retryable=worth_retrying(error))
         if self._halted() or tree is None:
             return self._canceled()
-        if self.agent is not None and self.agent.settled:
+        if self.agent.settled:
             return await self._kept(self.agent.closed(prepared=self._prepared))
         now = around.clock.boottime()
         await around.state.remember_attempt(runner.note_of(assignment, self._berth.name, slot.pid, self._prepared, now))
@@ -288,8 +274,7 @@ class AttemptRunner:
             return self._canceled()
         self._given, self._timers = True, runner.timers_of(assignment, now)
         self._log = around.shipper.open(self.attempt, slot)
-        if self.agent is not None:
-            self._log.reader = self.agent.watch(slot, around.state)
+        self.agent.watch(self._log, slot, around.state)
         self.processes_gone.clear()
         try:
             await starting.hand(
@@ -318,30 +303,25 @@ class AttemptRunner:
         if self.phase is Phase.RUNNING and self._exit is None:  # it may be about to stand still, for nobody any more
             await self._berth.slot.resume(self.attempt.uid, self._around.deadline())
         await self.files.reopen()
-        if self.agent is not None and self.agent.observer is not None:
-            await self.agent.observer.recall(self._log.forgotten if self._log is not None else 0)
-            self.agent.adopted()
+        await self.agent.adopted(self._log.forgotten if self._log is not None else 0)
         return await self._attend()
 
     async def _attend(self) -> Outcome:
         """While the program runs: until it has ended, whoever ended it."""
         if self._cancel:
             self.cancel()
-        slot, agent, access = self._berth.slot, self.agent, self._around.access
+        slot, access = self._berth.slot, self._around.access if self.egress_slot is not None else None
         checkpoints = asyncio.ensure_future(self.checkpoints.run(slot, self._timers))
-        beside: list[asyncio.Future[None]] = []
-        if agent is not None and agent.observer is not None:
-            beside += [asyncio.ensure_future(agent.observer.run()), asyncio.ensure_future(agent.run(slot))]
-        if access is not None and agent is not None:
+        beside = self.agent.accompany(slot)
+        if access is not None:
             beside.append(asyncio.ensure_future(access.attach(self)))
         try:
             end = await self._ended(checkpoints)
             await cancel(checkpoints)
-            if access is not None and agent is not None:
-                agent.use = await access.detach(self.attempt.uid) or agent.use
-            if agent is not None and agent.observer is not None and not self._fenced:
-                agent.observer.ended(end.log_end)
-                await agent.observer.complete.wait()
+            if access is not None:
+                self.agent.use = await access.detach(self.attempt.uid) or self.agent.use
+            if not self._fenced:
+                await self.agent.heard_out(end.log_end)
         finally:
             await cancel(checkpoints, *beside)
         return await self._judge(end)
@@ -368,13 +348,8 @@ class AttemptRunner:
     async def _judge(self, exit: Exit) -> Outcome:
         if self._fenced:
             raise NotOursError
-        outcome = of_kill(exit)
-        if outcome is None:
-            seen = self.agent.transcript if self.agent is not None else Transcript()
-            outcome = runner.judged(self._template, self.assignment, exit, seen)
-        outcome = replace(outcome, prepared=self._prepared)
-        if self.agent is not None:
-            outcome = self.agent.concluded(outcome)
+        outcome = of_kill(exit) or runner.judged(self._template, self.assignment, exit, self.agent.transcript)
+        outcome = self.agent.concluded(replace(outcome, prepared=self._prepared))
         return await self._kept(outcome)
 
     async def _kept(self, outcome: Outcome) -> Outcome:

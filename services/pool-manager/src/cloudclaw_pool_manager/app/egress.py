@@ -9,6 +9,7 @@ from typing import Final, Protocol
 import structlog
 
 from cloudclaw.errors import InvalidArgumentError, PreconditionError, UnavailableError
+from cloudclaw_pool_manager.app.agent import Agent
 from cloudclaw_pool_manager.domain.assignment import Assignment
 from cloudclaw_pool_manager.domain.models import ModelUse
 from cloudclaw_pool_manager.ports.backend import Slot, SlotFailedError
@@ -18,7 +19,6 @@ from cloudclaw_pool_manager.ports.gateway import (
     GatewayLimit,
     GatewayLost,
     GatewayUse,
-    LimitKind,
     ModelGateway,
 )
 
@@ -32,18 +32,11 @@ class Caller(Protocol):
     """An attempt whose agent may call models."""
 
     assignment: Assignment
+    agent: Agent
 
     @property
     def egress_slot(self) -> Slot | None:
         """Its slot, while its program may call models; None otherwise, and for programs that are no agents."""
-        ...
-
-    def used(self, use: ModelUse) -> None:
-        """What its task used so far, as the gateway tells."""
-        ...
-
-    def limited(self, kind: LimitKind) -> None:
-        """The gateway refuses further calls."""
         ...
 
 
@@ -68,11 +61,11 @@ class ModelAccess:
                     _log.warning("the gateway is away; calls to models wait")
                 case GatewayUse(uid=uid, use=use):
                     for caller in self._named(uid):
-                        caller.used(use)
+                        caller.agent.use = use
                 case GatewayLimit(uid=uid, kind=kind, message=message):
                     _log.info("a limit on models was reached", attempt=uid, kind=kind.value, message=message)
                     for caller in self._named(uid):
-                        caller.limited(kind)
+                        caller.agent.limit(kind)
 
     async def attach(self, caller: Caller) -> None:
         """Let it through from now on. When the gateway is away, it is attached once that is back. Raises as

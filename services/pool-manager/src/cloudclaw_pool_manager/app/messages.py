@@ -153,8 +153,7 @@ def running(
     log_end: int,
     usage: Usage,
     progress: Progress | None,
-    *,
-    agent: AgentState | None = None,
+    agent: AgentState,
 ) -> scheduler_pb2.RunningAttempt:
     """An attempt in a hello or a heartbeat."""
     return scheduler_pb2.RunningAttempt(
@@ -172,9 +171,9 @@ def running(
             disk_bytes=usage.disk_bytes,
         ),
         progress=tree_progress(progress),
-        inputs=agent.told if agent is not None else 0,
-        closing=agent is not None and agent.closing,
-        turns=agent.transcript.turns if agent is not None else 0,
+        inputs=agent.told,
+        closing=agent.closing,
+        turns=agent.transcript.turns,
     )
 
 

@@ -45,12 +45,12 @@ async def hand(
     assignment: Assignment,
     template: Template,
     around: Surroundings,
-    agent: Agent | None,
+    agent: Agent,
     tree: Path,
 ) -> None:
     """Start it in `slot`, in which `waits` was warm when it was taken. Raises as `Slot.start` does."""
     attempt, limits = assignment.attempt, limits_of(assignment, template.limits)
-    if agent is None:
+    if agent.adapter is None:
         await slot.start(attempt, start.launch, limits, tree, around.deadline())
         return
     note, starts = agent.note(), around.metrics.agent_starts

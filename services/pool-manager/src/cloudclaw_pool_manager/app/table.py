@@ -144,9 +144,8 @@ class AttemptTable:
     def deliver(self, message: scheduler_pb2.DeliverInput) -> None:
         """Messages for an agent."""
         for runner in self._named(message.tenant, message.task_id, message.token):
-            if runner.agent is not None:
-                runner.agent.take(messages.inputs(message.inputs), closing=message.closing)
-                self._around.link.changed()
+            runner.agent.take(messages.inputs(message.inputs), closing=message.closing)
+            self._around.link.changed()
 
     def checkpoint_verdict(self, message: scheduler_pb2.CheckpointVerdict) -> None:
         """What became of a checkpoint."""
@@ -158,7 +157,7 @@ class AttemptTable:
     def running(self) -> list[scheduler_pb2.RunningAttempt]:
         """All attempts with phase and use."""
         return [
-            messages.running(r.attempt, r.phase, r.log_end, r.usage, r.files.progress, agent=r.agent)
+            messages.running(r.attempt, r.phase, r.log_end, r.usage, r.files.progress, r.agent)
             for r in self._runners.values()
         ]
 
