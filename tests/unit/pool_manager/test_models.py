@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from cloudclaw.v1 import task_pb2
+from cloudclaw_pool_manager.app.operations import Operations
 from cloudclaw_pool_manager.domain.attempt import KillReason, Limits
 from cloudclaw_pool_manager.ports.gateway import LimitKind, ModelLimits
 from tests.support.fake_agent import KEY, Parrot
@@ -124,6 +125,8 @@ async def test_idle_slots_are_warmed_once_the_probe_is_answered_and_a_task_goes_
     rig = await agents(Parrot(warm=True), warm="parrot")
     await rig.until(lambda: all(there.warm == "ready" for there in rig.host.alive.values()))
     assert [there.warm_key for there in rig.host.alive.values()] == [KEY, KEY]
+    views = Operations(rig.manager)
+    assert [await views.warmth(view) for view in views.slots()] == [("parrot", 1 << 20)] * 2
     task, sandbox = await asked(rig, "sing")
     assert sandbox.went_on_warm
     await answer(rig, sandbox)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cloudclaw_pool_manager.app.runner import NotStartedError, Template
-from cloudclaw_pool_manager.app.slots import Occupant, SlotEntry
+from cloudclaw_pool_manager.app.slots import READY, Occupant, SlotEntry
 from cloudclaw_pool_manager.ports.backend import Slot, SlotFailedError
 
 
@@ -50,7 +50,7 @@ class Berth:
         if self._entry is None:
             raise NotStartedError(f"no slot of pool {template.slots.name!r} came free within {seconds:g} s")
         self._held = self._entry.occupied()
-        self._warm_key = self._entry.warm_key if self._entry.warm == "ready" else ""
+        self._warm_key = self._entry.warm_key if self._entry.warm == READY else ""
         return self._held
 
     def adopt(self, entry: SlotEntry) -> Slot:

@@ -11,6 +11,7 @@ from cloudclaw_pool_manager.app.manager import PoolManager
 from cloudclaw_pool_manager.app.runner import Template
 from cloudclaw_pool_manager.app.slots import SlotEntry
 from cloudclaw_pool_manager.domain.slot import SlotState
+from cloudclaw_pool_manager.ports.backend import SlotFailedError
 from cloudclaw_pool_manager.ports.state import Drain
 
 
@@ -59,6 +60,16 @@ class Operations:
             for entry in template.slots.entries
             if entry.state is not SlotState.GONE or entry.number < template.slots.size
         ]
+
+    async def warmth(self, view: SlotView) -> tuple[str, int]:
+        """The runtime whose agent waits in the slot, and the bytes of memory that it uses; "" and 0 for none."""
+        entry = view.entry
+        if entry.slot is None or not entry.is_warm:
+            return "", 0
+        try:
+            return self._manager.templates[entry.pool].warm, (await entry.slot.usage("")).memory_bytes
+        except SlotFailedError:
+            return "", 0  # its keeper finds that too, and says so
 
     def resize(self, pool: str, slots: int) -> tuple[str, Template]:
         """Change a pool's size until the next start. `NotFoundError`; `InvalidArgumentError` above the hard cap."""

@@ -12,7 +12,7 @@ import functools
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
@@ -24,6 +24,11 @@ from cloudclaw_pool_manager.domain.slot import SlotState, quarantine
 from cloudclaw_pool_manager.ports.backend import PoolAdapter, Slot, SlotFailedError, SlotPhase, SlotStatus
 
 _log = structlog.get_logger()
+
+
+READY: Final = "ready"
+FAILED: Final = "failed"
+"""What `SlotStatus.warm` says, or begins with, of a program that waits, or does not any more."""
 
 
 class Occupant(Protocol):
@@ -71,6 +76,16 @@ class SlotEntry:
     def name(self) -> str:
         """`slot-N`."""
         return f"slot-{self.number}"
+
+    @property
+    def is_warm(self) -> bool:
+        """A program waits in it for a task."""
+        return self.state is SlotState.IDLE and self.warm == READY
+
+    @property
+    def cold_because(self) -> str:
+        """What the program that was to wait died of, empty when it did not."""
+        return f"not warm: {self.warm}" if self.warm.startswith(FAILED) else ""
 
     def occupied(self) -> Slot:
         """The slot of an entry that was taken."""

@@ -17,8 +17,6 @@ from cloudclaw_pool_manager.ports.runtime import AgentAdapter, Warmth
 
 _log = structlog.get_logger()
 
-FAILED: Final = "failed"
-"""What `SlotStatus.warm` begins with then."""
 TRIES: Final = 3
 """Failures in a row, over all slots and with no task in between, after which a pool stays cold for a while."""
 PAUSE: Final = 60.0
@@ -82,14 +80,16 @@ class Warmer:
             self._failures = 0
         elif entry.state is not SlotState.IDLE:
             self._started.discard(entry.name)
-        elif entry.warm.startswith(FAILED):
+        elif entry.cold_because:
             self._started.discard(entry.name)
             self._failures += 1
-            _log.warning("an agent does not wait warm", pool=self._slots.name, slot=entry.name, error=entry.warm)
+            _log.warning(
+                "an agent does not wait warm", pool=self._slots.name, slot=entry.name, error=entry.cold_because
+            )
 
     def _cold(self, entry: SlotEntry) -> bool:
         idle = entry.state is SlotState.IDLE and entry.occupant is None and entry.sandbox_ready
-        cold = not entry.warm or entry.warm.startswith(FAILED)
+        cold = not entry.warm or bool(entry.cold_because)
         return idle and cold and entry.name not in self._busy | self._started and self._ready()
 
     def _ready(self) -> bool:

@@ -55,7 +55,8 @@ class PoolManagerServicer(PoolManagerServiceServicer):
         start = _start(request.page_token, views)
         page = views[start : start + size]
         more = page[-1].name if start + size < len(views) else ""
-        return pb.ListSlotsResponse(slots=[_slot(view) for view in page], next_page_token=more)
+        slots = [_slot(view, *await self._operations.warmth(view)) for view in page]
+        return pb.ListSlotsResponse(slots=slots, next_page_token=more)
 
     async def ResizePool(self, request: pb.ResizePoolRequest, context: Any) -> pb.ResizePoolResponse:
         require_role("operator")
@@ -83,8 +84,9 @@ class PoolManagerServicer(PoolManagerServiceServicer):
                 pool=name,
                 slots=slots.size,
                 idle=slots.count(SlotState.IDLE),
-                runtimes=sorted(template.runtimes),
+                runtimes=template.offered,
                 backend=template.backend,
+                runtime_status=messages.runtime_status(template.readiness),
             ),
             hard_cap=slots.hard_cap,
             node=self._operations.node,
@@ -102,7 +104,7 @@ def _start(token: str, views: list[SlotView]) -> int:
     raise InvalidArgumentError("is not a token of this list", field="page_token")
 
 
-def _slot(view: SlotView) -> pb.Slot:
+def _slot(view: SlotView, warm: str = "", warm_memory: int = 0) -> pb.Slot:
     entry, slot = view.entry, view.entry.slot
     message = pb.Slot(
         slot=view.name,
@@ -111,7 +113,9 @@ def _slot(view: SlotView) -> pb.Slot:
         state_time=Timestamp(seconds=int(entry.since), nanos=int(entry.since % 1 * 1e9)),
         attempts_served=entry.served,
         sandbox_ready=entry.sandbox_ready,
-        last_failure=entry.last_failure,
+        last_failure=entry.last_failure or entry.cold_because,
+        warm=warm,
+        warm_memory_bytes=warm_memory,
     )
     if slot is not None:
         message.pid = slot.pid
