@@ -17,7 +17,9 @@ from cloudclaw.cli.dev import children
 from cloudclaw.cli.dev.children import Child, ChildGaveUpError, ChildSpec
 from cloudclaw.cli.dev.components import Components
 from cloudclaw.cli.dev.options import DevDirectory, DevOptions
+from cloudclaw.config import read
 from cloudclaw.rpc.keys import write_development_key
+from cloudclaw_gateway.config import GatewaySettings
 from tests.support.processes import alive, eventually
 from tests.unit.cli.conftest import Claw
 
@@ -218,3 +220,26 @@ def test_each_service_is_given_its_own_settings_and_dev_has_the_last_word(
     assert given["scheduler"]["CLAW_SCHEDULER_SERVER__LISTEN"] == components.endpoints["scheduler"]
     assert {given[node]["CLAW_POOL_MANAGER_NODE_ID"] for node in nodes} == {"node-1", "node-2"}
     assert not {"CLAW_TOKEN", "CLAW_WORKSPACE_ENDPOINT"} & set().union(*given.values())
+    for node in ("node-1", "node-2"):
+        # One socket and one sealing key: the manager finds its gateway, which opens what the scheduler seals.
+        gateway = given[f"gateway@{node}"]
+        assert gateway["CLAW_GATEWAY_SOCKET"] == given[f"pool-manager@{node}"]["CLAW_POOL_MANAGER_GATEWAY_SOCKET"]
+        assert gateway["CLAW_GATEWAY_SEALING__KEYS"] == given["scheduler"]["CLAW_SCHEDULER_SEALING__KEYS"]
+        assert gateway["CLAW_GATEWAY_SOCKET"].startswith(str(tmp_path / "d" / "gateways" / node))
+        read(GatewaySettings, environ=gateway)
+
+
+def test_a_scripted_model_takes_the_place_of_the_endpoints(tmp_path: Path) -> None:
+    held = DevDirectory(tmp_path / "d")
+    write_development_key(held.key)
+    try:
+        components = Components(DevOptions(tmp_path / "d", base_port=0), held)
+        components.endpoints["scripted-model"] = "127.0.0.1:9"
+        given = {spec.name: spec.environment for spec in components.services()}
+    finally:
+        held.close()
+    upstreams = read(GatewaySettings, environ=given["gateway@node-1"]).upstreams
+    assert {name: (u.url, u.anonymous) for name, u in upstreams.items()} == {
+        "anthropic": ("http://127.0.0.1:9", True),
+        "openai": ("http://127.0.0.1:9", True),
+    }

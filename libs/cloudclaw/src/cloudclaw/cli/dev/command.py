@@ -28,9 +28,9 @@ def dev(
 ) -> None:
     """Run a whole CloudClaw on this machine, until Ctrl-C.
 
-    Starts etcd, the object store, the scheduler, the workspace service and the pool-managers as child processes on
-    loopback, and prints `ready` with their endpoints. DIR/ready.json has them too, with a token; `claw` without
-    CLAW_ENDPOINT finds the one in the default folder. The same DIR starts again with all its state.
+    Starts etcd, the object store, the scheduler, the workspace service, and for each node a gateway and a pool-manager
+    as child processes on loopback, and prints `ready` with their endpoints. DIR/ready.json has them too, with a token;
+    `claw` without CLAW_ENDPOINT finds the one in the default folder. The same DIR starts again with all its state.
     """
     from cloudclaw.cli.dev.options import DevOptions
     from cloudclaw.cli.dev.run import main

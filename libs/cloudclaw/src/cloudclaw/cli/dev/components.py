@@ -13,6 +13,7 @@ from cloudclaw.cli.dev.options import DevDirectory, DevOptions, Ports
 from cloudclaw.config import CLIENT_VARIABLES
 from cloudclaw.errors import PreconditionError
 from cloudclaw.rpc.auth import Minter
+from cloudclaw.sealing import write_sealing_key
 
 TENANT = "dev"
 _TOKEN_SECONDS = 30 * 86_400.0
@@ -38,12 +39,14 @@ class Components:
         if options.objects == "minio":
             self.endpoints["objects"] = ports.address(32)
             self._minio_console = ports.address(33)
-        self.metrics = {
-            name: ports.address(40 + number)
-            for number, name in enumerate(n for n in self.endpoints if n not in ("etcd", "objects"))
-        }
+        measured = [name for name in self.endpoints if name not in ("etcd", "objects")]
+        measured += [f"gateway@{node}" for node in self._nodes()]
+        self.metrics = {name: ports.address(40 + number) for number, name in enumerate(measured)}
         ports.release()
         directory.write_private(self._node_token, self._mint("node", subject="dev:node"))
+        self._sealing_key = directory.path / "keys" / "sealing.key"
+        if not self._sealing_key.exists():
+            write_sealing_key(self._sealing_key)
 
     def stores(self) -> list[ChildSpec]:
         """Etcd, and MinIO when it was asked for."""
@@ -53,8 +56,12 @@ class Components:
         return specs
 
     def services(self) -> list[ChildSpec]:
-        """The scheduler, the workspace service and the pool-managers."""
-        return [self._scheduler(), self._workspace(), *self._pool_managers()]
+        """The scheduler, the workspace service, and for each node its gateway and its pool-manager."""
+        return [self._scheduler(), self._workspace(), *self._gateways(), *self._pool_managers()]
+
+    def gateway_socket(self, node: str) -> Path:
+        """The control socket of a node's gateway. It outlives the pool-manager, so it lies outside of its directory."""
+        return self._directory.path / "gateways" / node / "control.sock"
 
     def facts(self) -> dict[str, object]:
         """What `DIR/ready.json` says."""
@@ -95,12 +102,51 @@ class Components:
         return ChildSpec("objects", argv, environment)
 
     def _scheduler(self) -> ChildSpec:
-        return self._service("scheduler", "cloudclaw_scheduler", "CLAW_SCHEDULER_")
+        return self._service(
+            "scheduler", "cloudclaw_scheduler", "CLAW_SCHEDULER_", SEALING__KEYS=json.dumps([str(self._sealing_key)])
+        )
 
     def _workspace(self) -> ChildSpec:
         return self._service(
             "workspace", "cloudclaw_workspace", "CLAW_WORKSPACE_", DATA_DIR=str(self._directory.path / "workspace")
         )
+
+    def _nodes(self) -> list[str]:
+        return [f"node-{number}" for number in range(1, self._options.nodes + 1)]
+
+    def _gateways(self) -> list[ChildSpec]:
+        return [
+            self._child(
+                f"gateway@{node}",
+                "cloudclaw_gateway",
+                "CLAW_GATEWAY_",
+                {
+                    "SOCKET": str(self.gateway_socket(node)),
+                    "SEALING__KEYS": json.dumps([str(self._sealing_key)]),
+                    "METRICS__LISTEN": self.metrics[f"gateway@{node}"],
+                    "STOP_GRACE": "5",
+                    **self._scripted_upstreams(),
+                },
+            )
+            for node in self._nodes()
+        ]
+
+    def _scripted_upstreams(self) -> dict[str, str]:
+        """Settings that lead all model calls to the scripted model, when there is one; it wants no key."""
+        address = self.endpoints.get("scripted-model")
+        if address is None:
+            return {}
+        upstreams = {
+            kind: {
+                "kind": kind,
+                "url": f"http://{address}",
+                "anonymous": True,
+                # So that limits on spend can be tried out too.
+                "prices": {"*": {"input": 3.0, "output": 15.0, "cache_read": 0.3, "cache_write": 3.75}},
+            }
+            for kind in ("anthropic", "openai")
+        }
+        return {"UPSTREAMS": json.dumps(upstreams)}
 
     def _pool_managers(self) -> list[ChildSpec]:
         specs = []
@@ -125,6 +171,7 @@ class Components:
                     TOKEN_FILE=str(self._node_token),
                     POOLS=json.dumps([pool]),
                     STOP_SLOTS_ON_EXIT="true",
+                    GATEWAY_SOCKET=str(self.gateway_socket(node)),
                 )
             )
         return specs
@@ -137,9 +184,12 @@ class Components:
             "AUTH__KEYS": json.dumps([str(self._directory.key)]),
             **self._objects(),
         }
+        return self._child(name, module, prefix, common | settings)
+
+    def _child(self, name: str, module: str, prefix: str, settings: dict[str, str]) -> ChildSpec:
         given = {k: v for k, v in os.environ.items() if k.startswith(prefix) and k not in CLIENT_VARIABLES}
         # What holds the stack together is dev's to say; the rest is as the caller set it.
-        environment = _environment() | given | {prefix + key: value for key, value in (common | settings).items()}
+        environment = _environment() | given | {prefix + key: value for key, value in settings.items()}
         return ChildSpec(name, [sys.executable, "-m", module], environment, stop_seconds=20.0)
 
     def _objects(self) -> dict[str, str]:

@@ -58,7 +58,7 @@ class DevDirectory:
         self.path = path.resolve()
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.path.chmod(0o700)
-        for name in ("run", "log", "keys", "etcd", "objects", "nodes", "workspace"):
+        for name in ("run", "log", "keys", "etcd", "objects", "nodes", "gateways", "workspace"):
             (self.path / name).mkdir(exist_ok=True, mode=0o700)
         self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:

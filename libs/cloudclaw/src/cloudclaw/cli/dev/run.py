@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -127,8 +129,12 @@ class _Dev:
             await asyncio.sleep(_POLL)
 
     async def _serving(self, name: str) -> None:
-        """Wait until the service's health says SERVING."""
-        request = health_pb2.HealthCheckRequest(service=SERVICES[name.partition("@")[0]])
+        """Wait until the service's health says SERVING; a gateway has none, and serves once it listens."""
+        kind, _, node = name.partition("@")
+        if kind == "gateway":
+            await self._connected(self._components.gateway_socket(node))
+            return
+        request = health_pb2.HealthCheckRequest(service=SERVICES[kind])
         async with grpc.aio.insecure_channel(self._components.endpoints[name]) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             while True:
@@ -137,6 +143,20 @@ class _Dev:
                     if answer.status == health_pb2.HealthCheckResponse.SERVING:
                         return
                 await asyncio.sleep(_POLL)
+
+    async def _connected(self, path: Path) -> None:
+        """Wait until somebody listens on the Unix socket, reached by descriptor: its path may be too long for one."""
+        while True:
+            with contextlib.suppress(OSError):
+                directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    _, writer = await asyncio.open_unix_connection(f"/proc/self/fd/{directory}/{path.name}")
+                finally:
+                    os.close(directory)
+                writer.close()
+                await writer.wait_closed()
+                return
+            await asyncio.sleep(_POLL)
 
     async def _joined(self, token: str) -> None:
         """Wait until the leader sees every node, with its slots idle."""
@@ -155,7 +175,7 @@ class _Dev:
     async def _stop(self) -> None:
         """Pool-managers first (they end what runs), then the services, then the stores."""
         await asyncio.gather(*(self._clean_after(child) for child in self._children))
-        order = ("pool-manager", "workspace", "scheduler", "objects", "etcd")
+        order = ("pool-manager", "gateway", "workspace", "scheduler", "objects", "etcd")
         for kind in order:
             group = [child for child in self._children if child.spec.name.partition("@")[0] == kind]
             await asyncio.gather(*(child.stop() for child in group))
