@@ -167,6 +167,7 @@ async def test_every_service_exposes_its_metrics(stack: Stack) -> None:
         "scheduler": "cloudclaw_tasks_ended_total",
         "workspace": "cloudclaw_workspace_cached_trees",
         "pool-manager@node-1": "cloudclaw_pool_manager_slots",
+        "gateway@node-1": "cloudclaw_gateway_attempts",
     }
     for name, metric in wanted.items():
         text = await asyncio.to_thread(fetch, f"http://{addresses[name]}/metrics")
