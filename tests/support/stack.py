@@ -133,12 +133,16 @@ class Stack:
         slots: int = 2,
         restart: bool = True,
         objects: str = "filesystem",
+        agents: bool = False,
         extra: Sequence[str] = (),
     ):
         self.directory = directory / "dev"
         self._arguments = ["--nodes", str(nodes), "--slots", str(slots), "--objects", objects, *extra]
         if not restart:
             self._arguments.append("--no-restart")
+        if not agents:
+            # Which agents this machine has must not change what a test of something else sees.
+            self._arguments.append("--no-agents")
         self._process: asyncio.subprocess.Process | None = None
         self._tenants: list[Tenant] = []
         self._extra_processes: list[subprocess.Popen[bytes]] = []

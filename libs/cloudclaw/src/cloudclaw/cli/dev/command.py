@@ -24,6 +24,11 @@ def dev(
     backend: Annotated[str, typer.Option(help="bubblewrap or docker.")] = "bubblewrap",
     objects: Annotated[str, typer.Option(help="filesystem, minio, or s3://BUCKET?endpoint=HOST:PORT.")] = "filesystem",
     base_port: Annotated[int, typer.Option(help="The scheduler's; others follow. 0: free ports.")] = 7401,
+    agents: Annotated[
+        Path | None, typer.Option(help="Folder of the agents' programs.", show_default="where `make setup` puts them")
+    ] = None,
+    no_agents: Annotated[bool, typer.Option("--no-agents", help="Offer the runtime `command` only.")] = False,
+    warm: Annotated[str, typer.Option(metavar="RUNTIME", help="Agent that waits started in idle slots.")] = "",
     no_restart: Annotated[bool, typer.Option("--no-restart", help="Leave a child that died dead.")] = False,
 ) -> None:
     """Run a whole CloudClaw on this machine, until Ctrl-C.
@@ -31,6 +36,7 @@ def dev(
     Starts etcd, the object store, the scheduler, the workspace service, and for each node a gateway and a pool-manager
     as child processes on loopback, and prints `ready` with their endpoints. DIR/ready.json has them too, with a token;
     `claw` without CLAW_ENDPOINT finds the one in the default folder. The same DIR starts again with all its state.
+    The pools offer the agents that `make setup` installed.
     """
     from cloudclaw.cli.dev.options import DevOptions
     from cloudclaw.cli.dev.run import main
@@ -45,6 +51,9 @@ def dev(
         objects=objects,
         base_port=base_port,
         restart=not no_restart,
+        agents=agents,
+        no_agents=no_agents,
+        warm=warm,
     )
     try:
         raise typer.Exit(main(options))

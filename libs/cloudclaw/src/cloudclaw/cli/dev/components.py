@@ -8,6 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from cloudclaw.cli.dev.agents import Agents, in_image, in_prefix
 from cloudclaw.cli.dev.children import ChildSpec
 from cloudclaw.cli.dev.options import DevDirectory, DevOptions, Ports
 from cloudclaw.config import CLIENT_VARIABLES
@@ -28,6 +29,8 @@ class Components:
     def __init__(self, options: DevOptions, directory: DevDirectory) -> None:
         self._options = options
         self._directory = directory
+        # Refused before anything is made: what was asked for and cannot be.
+        self._agents = _agents(options).pool_settings(options.warm)
         self._minter = Minter(directory.key)
         self._node_token = directory.path / "keys" / "node.token"
         ports = Ports(options.base_port)
@@ -156,6 +159,7 @@ class Components:
                 "name": "default",
                 "backend": self._options.backend,
                 "slots": self._options.slots,
+                **self._agents,
             }
             if self._options.backend == "bubblewrap":
                 # Uids are the host's: nodes that share one must not share them.
@@ -206,6 +210,13 @@ class Components:
                 names = {"OBJECTS__ACCESS_KEY": "CLAW_S3_ACCESS_KEY", "OBJECTS__SECRET_KEY": "CLAW_S3_SECRET_KEY"}
                 given = {key: os.environ[name] for key, name in names.items() if name in os.environ}
                 return {"OBJECTS__URL": url, **given}
+
+
+def _agents(options: DevOptions) -> Agents:
+    """The agents that were asked for."""
+    if options.no_agents:
+        return Agents(())
+    return in_image() if options.backend == "docker" else in_prefix(options.agents)
 
 
 def _environment() -> dict[str, str]:

@@ -24,6 +24,9 @@ class DevOptions:
         objects: `filesystem`, `minio`, or the URL of an S3 store of your own.
         base_port: the scheduler's; 0 takes free ports for everything.
         restart: start a child that died again after a second.
+        agents: folder of the agents' programs; None for where set-up installs them.
+        no_agents: offer the runtime `command` only.
+        warm: runtime of an agent that waits in idle slots; empty for none.
     """
 
     directory: Path
@@ -33,6 +36,9 @@ class DevOptions:
     objects: str = "filesystem"
     base_port: int = 7401
     restart: bool = True
+    agents: Path | None = None
+    no_agents: bool = False
+    warm: str = ""
 
     def check(self) -> None:
         """Raise `InvalidArgumentError` naming the first option that cannot be."""
@@ -46,6 +52,10 @@ class DevOptions:
             raise InvalidArgumentError("give 0, or a port from 1024 to 65000", field="--base-port")
         if self.objects not in ("filesystem", "minio") and not self.objects.startswith("s3://"):
             raise InvalidArgumentError("give filesystem, minio, or an s3:// URL", field="--objects")
+        if self.no_agents and self.agents is not None:
+            raise InvalidArgumentError("give --agents or --no-agents, not both", field="--no-agents")
+        if self.backend == "docker" and self.agents is not None:
+            raise InvalidArgumentError("a container's agents are in its image", field="--agents")
 
 
 class DevDirectory:
