@@ -33,7 +33,7 @@ from cloudclaw_pool_manager.app.runner import Template
 from cloudclaw_pool_manager.app.slots import SlotPool
 from cloudclaw_pool_manager.config import PoolManagerSettings, PoolSettings
 from cloudclaw_pool_manager.domain.attempt import Limits
-from cloudclaw_pool_manager.ports.runtime import RuntimeAdapter
+from cloudclaw_pool_manager.ports.runtime import AgentAdapter, RuntimeAdapter
 from cloudclaw_pool_manager.runtimes.registry import load_backend, load_runtimes
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class Process:
             "defaults": limits,
             "log_limit": settings.log_limit,
             "orphan_ttl": float(settings.lease_ttl),
-            "egress": settings.gateway_socket is not None and pool.egress,
+            "egress": settings.gateway_socket is not None and pool.egress and self._has_agents(pool.name),
             **({"files_uid": files_uid} if files_uid else {}),
         }
         try:
@@ -187,6 +187,10 @@ class Process:
             pool.name, adapter, self._clock, slots=pool.slots, hard_cap=pool.hard_cap, metrics=self._metrics
         )
         return Template(slots, limits, self._runtimes[pool.name], pool.backend, pool.warm)
+
+    def _has_agents(self, pool: str) -> bool:
+        """Only agents use a way out, and making one costs every sandbox a millisecond or two."""
+        return any(isinstance(runtime, AgentAdapter) for runtime in self._runtimes[pool].values())
 
     def _serving(self, serving: bool) -> None:
         if self._server is not None:
