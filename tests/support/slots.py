@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from cloudclaw.clock import SystemClock
 from cloudclaw_pool_manager.backends.bubblewrap import BubblewrapPool
@@ -123,10 +124,11 @@ async def start(
     limits: Limits = LIMITS,
     tree: Path | None = None,
     deadline: float | None = None,
+    **launching: Any,
 ) -> tuple[AttemptId, Path]:
-    """Start `argv` and return its attempt and tree."""
+    """Start `argv` and return its attempt and tree; `launching` are further fields of its `Launch`."""
     identity, tree = attempt(), tree or node.tree()
-    launch = Launch(argv, {**ENV, **(env or {})}, stdin, cwd)
+    launch = Launch(argv, {**ENV, **(env or {})}, stdin, cwd, **launching)
     await slot.start(identity, launch, limits, tree, soon() if deadline is None else deadline)
     return identity, tree
 

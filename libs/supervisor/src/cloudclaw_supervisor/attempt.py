@@ -7,10 +7,12 @@ import os
 import selectors
 import time
 
-from cloudclaw_supervisor import frames
+from cloudclaw_supervisor import frames, protocol
 from cloudclaw_supervisor import loop as loops
 from cloudclaw_supervisor.freezing import Freezer
+from cloudclaw_supervisor.inputs import Inputs
 from cloudclaw_supervisor.limits import Watch
+from cloudclaw_supervisor.server import RequestError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,6 +83,8 @@ class Attempt:
         self.spool = spool
         self._log_limit = min(config.log_limit, limits.get("log_bytes") or config.log_limit)
         self._log_full = False
+        self._noted = 0
+        self._inputs = Inputs(sandbox.stdin)
         self.identity = identity
         self.uid: str = identity["uid"]
         self.last_output = loops.boottime()
@@ -100,6 +104,40 @@ class Attempt:
     def paused(self) -> bool:
         """Frozen because the manager wanted a pause, and not because a deadline passed."""
         return self.exit is None and self.freezer.done and not self._fenced
+
+    @property
+    def input_open(self) -> bool:
+        """`input` still reaches the program."""
+        return self.exit is None and not self._killed and self._inputs.open
+
+    @property
+    def inputs(self) -> list[str]:
+        """Ids of the inputs that were taken."""
+        return list(self._inputs.ids)
+
+    def note(self, data: bytes) -> None:
+        """Log what is not the program's own; it does not count against the program's limit."""
+        if data:
+            self.spool.append(frames.SYSTEM, data)
+            self._noted += len(data)
+            self._on_growth()
+
+    def input(self, message_id: str, note: bytes, data: bytes, close: bool) -> bool:
+        """Log `note` and give `data` to the program; False, and nothing done, when that happened before.
+
+        Raises:
+            RequestError: it cannot be taken now, or never more.
+        """
+        if self._inputs.known(message_id):
+            return False
+        if self.exit is not None or self._killed:
+            raise RequestError("the program has ended or is being ended", protocol.INPUT_CLOSED)
+        self._inputs.check(data)
+        if note and self.spool.held + len(note) > self._config.spool_limit + protocol.MAX_INPUT:
+            raise RequestError("its log waits to be made durable", protocol.INPUT_FULL)
+        self.note(note)
+        self._inputs.take(message_id, data, close)
+        return True
 
     def set_deadline(self, deadline: float) -> None:
         """Freeze at boot time `deadline` (design rule 3)."""
@@ -247,7 +285,7 @@ class Attempt:
         self.last_output = loops.boottime()
         if self._log_full:
             return True
-        room = self._log_limit - self.spool.end
+        room = self._log_limit - (self.spool.end - self._noted)
         if room > 0:
             self.spool.append(self._open[fd], data[:room])
         if len(data) > room:

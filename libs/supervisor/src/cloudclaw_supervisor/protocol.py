@@ -42,8 +42,9 @@ WARMING, READY, COLD = "warming", "ready", ""
 WARM_FAILED = "failed: "
 """What a status says of a warm program; the last one goes before the reason."""
 
-VERSION = 2
-"""1: the first. 2: `resume`, and `paused` in a status."""
+VERSION = 3
+"""1: the first. 2: `resume`, and `paused` in a status. 3: `input`, `warm`, the listener, and what they add to `start`,
+`prepare` and a status."""
 
 
 def encode(message: dict[str, Any]) -> bytes:

@@ -9,6 +9,7 @@ import selectors
 import signal
 
 from cloudclaw_supervisor import command, linux, processes, script
+from cloudclaw_supervisor.outlet import Outlet
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Sandbox:
         pid: of bubblewrap itself, outside.
         tmp_bytes: what its owner built it with.
         status: what the first process said.
+        stdin: the task's standard input.
         stdout, stderr: read ends of the task's output.
         on_ready: called when the first process runs.
     """
@@ -53,15 +55,14 @@ class Sandbox:
         on_ready: Callable[[], None],
     ):
         self._loop = loop
-        self._pending: dict[int, memoryview] = {}
         self.status = script.StatusLines()
         self.on_ready = on_ready
         args_fd = os.memfd_create("bwrap-args")
         os.write(args_fd, options)
-        script_read, self._script = os.pipe()
+        script_read, script_write = os.pipe()
         self.stdout, stdout = os.pipe()
         self._status, status = os.pipe()
-        stdin, self._stdin = os.pipe()
+        stdin, stdin_write = os.pipe()
         self.stderr, stderr = os.pipe()
         inherited = [script_read, stdout, status, stdin, stderr, lock_fd, args_fd, seccomp_fd]
         self.pid = os.fork()
@@ -69,15 +70,17 @@ class Sandbox:
             _exec(bwrap, inherited, groups, open_files)
         for fd in (script_read, stdout, status, stdin, stderr, args_fd):
             os.close(fd)
-        for fd in (self._script, self._stdin, self.stdout, self.stderr, self._status):
+        for fd in (script_write, stdin_write, self.stdout, self.stderr, self._status):
             os.set_blocking(fd, False)
         loop.watch(self._status, selectors.EVENT_READ, self._read_status)
-        os.write(self._script, script.READY)
+        self.stdin = Outlet(loop, stdin_write)
+        self._script = Outlet(loop, script_write)
+        self._script.write(script.READY)
 
-    def run(self, text: bytes, stdin: bytes, on_started: Callable[[], None]) -> None:
+    def run(self, text: bytes, on_started: Callable[[], None]) -> None:
         """Hand over the task; `on_started` is called when the script was written."""
-        self._feed(self._stdin, stdin, lambda: None)
-        self._feed(self._script, text, on_started)
+        self._script.write(text)
+        self._script.finish(on_started)
 
     def terminate(self) -> None:
         """SIGTERM to everything inside but the first process, which has no use for it."""
@@ -96,12 +99,11 @@ class Sandbox:
         """After the end: take the last status lines and close the pipes but the task's output."""
         if self._status >= 0:
             self._read_status()
-        for fd in (self._script, self._stdin, self._status):
-            if fd >= 0:
-                self._loop.unwatch(fd)
-                os.close(fd)
-        self._script = self._stdin = self._status = -1
-        self._pending.clear()
+            self._loop.unwatch(self._status)
+            os.close(self._status)
+            self._status = -1
+        self._script.close()
+        self.stdin.close()
 
     def close_output(self) -> None:
         """Close the task's output too."""
@@ -122,32 +124,6 @@ class Sandbox:
             self.status.feed(data)
             if self.status.ready and not was_ready:
                 self.on_ready()
-
-    def _feed(self, fd: int, data: bytes, done: Callable[[], None]) -> None:
-        """Write `data` as the reader takes it, then close the pipe."""
-        self._pending[fd] = memoryview(data)
-
-        def write() -> None:
-            view = self._pending[fd]
-            try:
-                while view:
-                    view = view[os.write(fd, view) :]
-            except BlockingIOError:
-                self._pending[fd] = view
-                self._loop.watch(fd, selectors.EVENT_WRITE, write)
-                return
-            except BrokenPipeError:
-                pass  # the reader wants no more: a program may ignore its input
-            del self._pending[fd]
-            self._loop.unwatch(fd)
-            os.close(fd)
-            if fd == self._script:
-                self._script = -1
-            else:
-                self._stdin = -1
-            done()
-
-        write()
 
 
 def _exec(bwrap: str, inherited: list[int], groups: Groups, open_files: int) -> None:

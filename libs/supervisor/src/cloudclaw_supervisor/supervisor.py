@@ -57,7 +57,7 @@ class Supervisor:
         self._waiting_ready: list[tuple[Connection, Request]] = []
         self._waiting_exit: list[tuple[Connection, Request]] = []
         self._operations: dict[str, Callable[[Connection, Request], None]] = {
-            "status": lambda connection, request: connection.reply(request, status=self._status()),
+            "status": lambda connection, request: connection.reply(request, status=self._status(True)),
             "prepare": self._prepare,
             "start": self._start,
             "deadline": self._deadline,
@@ -65,6 +65,7 @@ class Supervisor:
             "resume": self._resume,
             "thaw": self._thaw,
             "stop": self._stop,
+            "input": self._input,
             "forget": self._forget,
             "usage": self._usage,
             "release": self._release,
@@ -141,7 +142,7 @@ class Supervisor:
 
     def _greet(self) -> dict[str, Any]:
         self._contact = loops.boottime()
-        return {"ok": {"version": protocol.VERSION, "pid": os.getpid()}, "status": self._status()}
+        return {"ok": {"version": protocol.VERSION, "pid": os.getpid()}, "status": self._status(True)}
 
     def _handle(self, connection: Connection, request: Request) -> None:
         self._contact = loops.boottime()
@@ -197,8 +198,11 @@ class Supervisor:
         )
         pids = limits["pids"] if self._config.count_processes else 0
         text = script.compose(request["argv"], request["env"], request["cwd"], limits["file_bytes"], pids)
-        stdin = base64.b64decode(request["stdin"])
-        sandbox.run(text, stdin, lambda: connection.reply(request, status=self._status()))
+        self._attempt.note(base64.b64decode(request.get("note", "")))
+        sandbox.stdin.write(base64.b64decode(request["stdin"]))
+        if not request.get("keep_stdin"):
+            sandbox.stdin.finish()
+        sandbox.run(text, lambda: connection.reply(request, status=self._status()))
 
     def _of(self, request: Request) -> Attempt:
         if self._attempt is None or self._attempt.uid != request["uid"]:
@@ -236,6 +240,12 @@ class Supervisor:
         self._waiting_exit.append((connection, request))
         attempt.stop(request["reason"], request["grace"])
 
+    def _input(self, connection: Connection, request: Request) -> None:
+        attempt = self._of(request)
+        note, data = base64.b64decode(request["note"]), base64.b64decode(request["data"])
+        new = attempt.input(request["message_id"], note, data, request["close"])
+        connection.reply(request, new, status=self._status(True))
+
     def _forget(self, connection: Connection, request: Request) -> None:
         self._of(request).forget(request["upto"])
         connection.reply(request)
@@ -265,18 +275,21 @@ class Supervisor:
 
     # Statuses
 
-    def _status(self) -> dict[str, Any]:
+    def _status(self, whole: bool = False) -> dict[str, Any]:
+        """The slot's status; `whole` with what may be long and is not pushed."""
         attempt, sandbox = self._attempt, self._sandbox
         if attempt is None:
             return {"phase": "idle", "sandbox_ready": sandbox is not None and sandbox.status.ready}
-        return {
+        status = {
             "phase": attempt.phase,
             "paused": attempt.paused,
             "attempt": attempt.identity,
             "log_end": attempt.spool.end,
             "last_output": attempt.last_output,
             "exit": attempt.exit,
+            "input_open": attempt.input_open,
         }
+        return {**status, "inputs": attempt.inputs} if whole else status
 
     def _changed(self) -> None:
         """Push a status now."""

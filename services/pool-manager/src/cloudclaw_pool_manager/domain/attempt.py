@@ -37,7 +37,8 @@ class Limits:
         disk_bytes: workspace and home together.
         file_bytes: one file.
         tmp_bytes: each of `/tmp` and `/dev/shm`.
-        log_bytes: output, both streams together; 0 for the backend's own limit, which is never exceeded.
+        log_bytes: output, both streams together; 0 for the backend's own limit, which is never exceeded. Notes, which
+            are not the task's, come on top.
     """
 
     cpu_millis: int = 2000
