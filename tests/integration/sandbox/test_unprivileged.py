@@ -22,9 +22,10 @@ SYSTEM_PYTHON = "/usr/bin/python3"
 
 # Loads everything as root, since the interpreter may be out of the ordinary user's reach, then becomes one.
 AS_USER = """
-import asyncio, encodings.idna, json, os, sys
+import asyncio, encodings.idna, json, os, socket, sys
 from pathlib import Path
 from cloudclaw.clock import SystemClock
+from cloudclaw.errors import PreconditionError
 from cloudclaw_pool_manager.backends.bubblewrap import BubblewrapPool
 from cloudclaw_pool_manager.backends.config import BackendConfig
 from cloudclaw_pool_manager.domain.attempt import AttemptId, KillReason, Launch, Limits
@@ -35,6 +36,32 @@ directory, uid = Path(sys.argv[1]), int(sys.argv[2])
 os.setgroups([]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid)
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
 ENV = {"PATH": "/usr/bin:/bin"}
+
+async def way_out():
+    pool = BubblewrapPool(BackendConfig(node_dir=directory / "node", slots=2, incarnation=2, python="/usr/bin/python3",
+                                        egress=True), SystemClock())
+    slot = await pool.provision(1)
+    said = []
+    for number in range(3):
+        uid = f"e{number}"
+        code = "import socket; socket.create_connection(('127.0.0.1', 8787)).sendall(b'hello')"
+        await slot.start(AttemptId("t", "k", 1, uid, 1), Launch(("/usr/bin/python3", "-c", code), ENV),
+                         Limits(pids=64), directory / "tree", SystemClock().boottime() + 60)
+        with socket.socket(fileno=await slot.egress(uid)) as listener:
+            listener.settimeout(20)
+            sock, _ = await asyncio.to_thread(listener.accept)
+            with sock:
+                said.append((await asyncio.to_thread(sock.recv, 10)).decode())
+        async for status in slot.updates():
+            if status.exit: break
+        await slot.release(uid)
+    try:
+        await slot.warm(Launch(("cat",), warm_key="cat"), Limits(), "ready")
+    except PreconditionError as error:
+        said.append(error.reason)
+    await pool.destroy(slot)
+    await pool.close()
+    return said
 
 async def main():
     (directory / "extra").mkdir()
@@ -69,6 +96,9 @@ async def main():
     (directory / "extra").rmdir()
     await run(4, "echo never")
     await pool.destroy(slot)
+    await pool.close()
+    (directory / "extra").mkdir()
+    out["egress"] = await way_out()
     await pool.close()
     print(json.dumps(out))
 
@@ -105,3 +135,4 @@ async def test_a_manager_without_root_isolates_too(directory: Path) -> None:
     assert third[3] == ""
     assert fourth[1:3] == ["", ""]
     assert "could not be built: bwrap: Can't find source path" in fourth[3], "bubblewrap's words, not an exit code"
+    assert found["egress"] == ["hello"] * 3 + ["NO_WARM"]

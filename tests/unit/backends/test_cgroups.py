@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cloudclaw_pool_manager.backends import cgroups
+from cloudclaw_pool_manager.backends import group_files
 from cloudclaw_pool_manager.backends.cgroups import CgroupV1, CgroupV2, Hybrid, NoGroups
 from cloudclaw_pool_manager.backends.limits import node_group
 from cloudclaw_pool_manager.domain.attempt import Limits
@@ -88,7 +88,7 @@ def test_nodes_on_one_host_have_different_groups(tmp_path: Path) -> None:
 
 
 def test_a_group_that_stays_busy_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cgroups, "_EMPTY_WITHIN", 0.0)
+    monkeypatch.setattr(group_files, "_EMPTY_WITHIN", 0.0)
     (tmp_path / "cgroup.procs").write_text("4194305\n")  # beyond the largest pid: never there
     with pytest.raises(OSError, match="do not die"):
-        cgroups.until_empty(tmp_path)
+        group_files.until_empty(tmp_path)

@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 
-from cloudclaw_supervisor import linux, protocol
+from cloudclaw_supervisor import egress, linux, protocol
 from cloudclaw_supervisor.config import Config
 from cloudclaw_supervisor.supervisor import Supervisor
 
@@ -93,7 +93,7 @@ def serve(config: Config, root: str, listener: socket.socket) -> None:
     if linux.AVAILABLE:
         linux.set_child_subreaper()
         linux.set_no_new_privs()
-    Supervisor(config, root, listener).run()
+    Supervisor(config, root, listener, egress.bound() if config.egress else None).run()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ if TYPE_CHECKING:
 
 ARGS_FD = 6
 SECCOMP_FD = 7
+INFO_FD = 8
+BLOCK_FD = 9
 INIT = "/run/init"
 """Where the skeleton holds its copy of dash. Nobody may read the file, so the kernel makes the process
 non-dumpable at exec: its memory and environment are closed to the task."""
@@ -22,6 +24,7 @@ def options(
     tmp_bytes: int,
     read_only: Sequence[tuple[str, str]],
     writable: Sequence[tuple[str, str]] = (),
+    wait: bool = False,
 ) -> bytes:
     """The options as `bwrap --args` reads them: each ended by a NUL.
 
@@ -31,6 +34,7 @@ def options(
         tmp_bytes: size of each of `/tmp` and `/dev/shm`.
         read_only: (source, destination) of directories and files bound read-only.
         writable: the same, writable; used where mounts cannot arrive later.
+        wait: tell the first process's pid and let it wait before its exec, see `listener`.
     """
     size = str(tmp_bytes)
     words = ["--unshare-user", "--disable-userns", "--unshare-pid", "--unshare-ipc", "--unshare-uts"]
@@ -45,4 +49,6 @@ def options(
     words += ["--perms", "1777", "--size", size, "--tmpfs", "/tmp", "--remount-ro", "/"]
     words += ["--chdir", "/", "--seccomp", str(SECCOMP_FD), "--cap-drop", "ALL"]
     words += ["--as-pid-1", "--new-session", "--die-with-parent"]
+    if wait:
+        words += ["--info-fd", str(INFO_FD), "--block-fd", str(BLOCK_FD)]
     return b"".join(word.encode("utf-8", "surrogateescape") + b"\0" for word in words)

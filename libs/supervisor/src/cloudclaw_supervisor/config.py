@@ -33,6 +33,7 @@ class Config:
         spool_limit: bytes of spool that nobody has made durable; beyond it the task's output waits.
         segment_bytes: size at which a spool file is closed.
         watch_interval: seconds between two looks at the limits.
+        egress: every sandbox gets a listener, see `listener`.
     """
 
     def __init__(self, data: dict[str, Any]):
@@ -57,3 +58,4 @@ class Config:
         self.spool_limit: int = data["spool_limit"]
         self.segment_bytes: int = data["segment_bytes"]
         self.watch_interval: float = data["watch_interval"]
+        self.egress: bool = data["egress"]

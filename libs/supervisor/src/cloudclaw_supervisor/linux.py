@@ -18,6 +18,8 @@ except (ImportError, OSError):  # no ctypes, or no dynamic libc
     AVAILABLE = False
 
 CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWNET = 0x40000000
 MS_RDONLY = 1
 MS_NOSUID = 2
 MS_NODEV = 4
@@ -42,6 +44,17 @@ def private_mounts() -> None:
     """Give this process mounts of its own that still follow the host's (slave propagation). Needs root."""
     _check(_libc.unshare(CLONE_NEWNS), "unshare(CLONE_NEWNS)")
     mount("", "/", MS_REC | MS_SLAVE)
+
+
+def setns(fd: int, kind: int) -> None:
+    """Enter the namespace behind `fd`, which is one of `kind` (CLONE_NEW…).
+
+    Raises:
+        OSError: the kernel or a filter refuses, or there is no ctypes.
+    """
+    if not AVAILABLE:
+        raise OSError(errno.ENOSYS, "setns: this Python has no ctypes")
+    _check(_libc.setns(fd, kind), "setns")
 
 
 def mount(source: str, target: str, flags: int) -> None:

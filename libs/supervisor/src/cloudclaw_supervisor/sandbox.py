@@ -9,6 +9,7 @@ import selectors
 import signal
 
 from cloudclaw_supervisor import command, linux, processes, script
+from cloudclaw_supervisor.listener import Listener
 from cloudclaw_supervisor.outlet import Outlet
 
 TYPE_CHECKING = False
@@ -33,6 +34,8 @@ class Sandbox:
             locked until that is gone, or -1.
         groups: control groups to enter.
         open_files: `RLIMIT_NOFILE`.
+        on_ready: called when the first process runs.
+        egress: make a listener inside, see `listener`; the options let the first process wait for it.
 
     Attributes:
         pid: of bubblewrap itself, outside.
@@ -40,7 +43,7 @@ class Sandbox:
         status: what the first process said.
         stdin: the task's standard input.
         stdout, stderr: read ends of the task's output.
-        on_ready: called when the first process runs.
+        listener: the way out, None without.
     """
 
     def __init__(
@@ -53,10 +56,11 @@ class Sandbox:
         groups: Groups,
         open_files: int,
         on_ready: Callable[[], None],
+        egress: bool = False,
     ):
         self._loop = loop
         self.status = script.StatusLines()
-        self.on_ready = on_ready
+        self._on_ready = on_ready
         args_fd = os.memfd_create("bwrap-args")
         os.write(args_fd, options)
         script_read, script_write = os.pipe()
@@ -65,10 +69,16 @@ class Sandbox:
         stdin, stdin_write = os.pipe()
         self.stderr, stderr = os.pipe()
         inherited = [script_read, stdout, status, stdin, stderr, lock_fd, args_fd, seccomp_fd]
+        made = [script_read, stdout, status, stdin, stderr, args_fd]
+        if egress:
+            info, info_write = _lasting_pipe()
+            block_read, block = os.pipe()
+            inherited += [info_write, block_read]
+            made += [info_write, block_read]
         self.pid = os.fork()
         if self.pid == 0:
             _exec(bwrap, inherited, groups, open_files)
-        for fd in (script_read, stdout, status, stdin, stderr, args_fd):
+        for fd in made:
             os.close(fd)
         for fd in (script_write, stdin_write, self.stdout, self.stderr, self._status):
             os.set_blocking(fd, False)
@@ -76,6 +86,7 @@ class Sandbox:
         self.stdin = Outlet(loop, stdin_write)
         self._script = Outlet(loop, script_write)
         self._script.write(script.READY)
+        self.listener = Listener(loop, self.pid, info, block, self._no_listener) if egress else None
 
     def run(self, text: bytes, on_started: Callable[[], None]) -> None:
         """Hand over the task; `on_started` is called when the script was written."""
@@ -104,12 +115,18 @@ class Sandbox:
             self._status = -1
         self._script.close()
         self.stdin.close()
+        if self.listener is not None:
+            self.listener.close()
 
     def close_output(self) -> None:
         """Close the task's output too."""
         for fd in (self.stdout, self.stderr):
             self._loop.unwatch(fd)
             os.close(fd)
+
+    def _no_listener(self, words: str) -> None:
+        self.status.messages.append(f"its way out cannot be made: {words}")
+        self.kill()
 
     def _read_status(self) -> None:
         while True:
@@ -123,7 +140,20 @@ class Sandbox:
             was_ready = self.status.ready
             self.status.feed(data)
             if self.status.ready and not was_ready:
-                self.on_ready()
+                self._on_ready()
+
+
+def _lasting_pipe() -> tuple[int, int]:
+    """A pipe whose writer is a reader too, so that it can always be written to.
+
+    bubblewrap would otherwise end when nobody reads any more what it tells, and leave the process that it made waiting
+    for ever.
+    """
+    read, write = os.pipe()
+    try:
+        return read, os.open(f"/proc/self/fd/{write}", os.O_RDWR | os.O_CLOEXEC)
+    finally:
+        os.close(write)
 
 
 def _exec(bwrap: str, inherited: list[int], groups: Groups, open_files: int) -> None:

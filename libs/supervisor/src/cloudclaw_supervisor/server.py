@@ -29,6 +29,12 @@ class RequestError(Exception):
         self.kind = kind
 
 
+def trusted(sock: socket.socket) -> bool:
+    """The peer is root's, or of the supervisor's own uid."""
+    _, uid, _ = _PEERCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
+    return uid in (0, os.geteuid())
+
+
 class Connection:
     """One connected manager. Writing never blocks the loop."""
 
@@ -124,13 +130,17 @@ class Server:
         listener.setblocking(False)
         loop.watch(listener.fileno(), selectors.EVENT_READ, self._accept)
 
+    def obeys(self, incarnation: int) -> None:
+        """Raise `RequestError` unless the manager that is obeyed has this incarnation."""
+        if incarnation != self._incarnation:
+            raise RequestError(f"incarnation {self._incarnation} is obeyed", protocol.FENCED)
+
     def _accept(self) -> None:
         try:
             sock, _ = self._listener.accept()
         except BlockingIOError:
             return
-        _, uid, _ = _PEERCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))
-        if uid not in (0, os.geteuid()):
+        if not trusted(sock):
             sock.close()
             return
         Connection(self._loop, sock, self._handle, self._gone)

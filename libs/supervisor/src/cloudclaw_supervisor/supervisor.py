@@ -9,6 +9,7 @@ from cloudclaw_supervisor import command, protocol, script, seccomp
 from cloudclaw_supervisor import loop as loops
 from cloudclaw_supervisor.attempt import Attempt
 from cloudclaw_supervisor.cgroup import Groups
+from cloudclaw_supervisor.egress import Egress
 from cloudclaw_supervisor.loop import Loop
 from cloudclaw_supervisor.sandbox import Sandbox
 from cloudclaw_supervisor.server import Connection, RequestError, Server
@@ -37,14 +38,16 @@ class Supervisor:
         config: as the manager gave it.
         root: where the skeleton of the sandbox's `/` is.
         listener: bound in the control directory, which is the present directory.
+        egress: the same, for `egress.Egress`; None without.
     """
 
-    def __init__(self, config: Config, root: str, listener: socket.socket):
+    def __init__(self, config: Config, root: str, listener: socket.socket, egress: socket.socket | None = None):
         self._config = config
         self._root = root
         self._groups = Groups(config.groups)
         self._loop = Loop(self._reap)
         self._server = Server(self._loop, listener, self._handle, self._greet)
+        self._egress = Egress(self._loop, egress, self._listening) if egress is not None else None
         self._seccomp = os.memfd_create("seccomp")
         os.write(self._seccomp, seccomp.program(os.uname().machine, allow_tracing=config.debug))
         self._sandbox: Sandbox | None = None
@@ -85,7 +88,8 @@ class Supervisor:
         if not config.prebuild and writable is None:
             return
         extra = [] if config.stage else config.extra
-        options = command.options(self._root, config.slot, tmp_bytes, [*config.read_only, *extra], writable or [])
+        read_only = [*config.read_only, *extra]
+        options = command.options(self._root, config.slot, tmp_bytes, read_only, writable or [], config.egress)
         self._sandbox_tmp = tmp_bytes
         self._sandbox = Sandbox(
             self._loop,
@@ -96,10 +100,13 @@ class Supervisor:
             self._groups,
             config.open_files,
             self._ready,
+            config.egress,
         )
 
     def _ready(self) -> None:
         self._build_errors = []
+        if self._egress is not None:
+            self._egress.look_again()
         waiting, self._waiting_ready = self._waiting_ready, []
         for connection, request in waiting:
             self._prepare(connection, request)
@@ -120,6 +127,8 @@ class Supervisor:
     def _sandbox_ended(self, status: int) -> None:
         sandbox, self._sandbox = self._sandbox, None
         assert sandbox is not None
+        if self._egress is not None:
+            self._egress.look_again()
         if self._attempt is not None and self._attempt.exit is None:
             self._attempt.ended(status)
             waiting, self._waiting_exit = self._waiting_exit, []
@@ -245,6 +254,15 @@ class Supervisor:
         note, data = base64.b64decode(request["note"]), base64.b64decode(request["data"])
         new = attempt.input(request["message_id"], note, data, request["close"])
         connection.reply(request, new, status=self._status(True))
+
+    def _listening(self, request: Request) -> int:
+        """The listener that a manager asks for."""
+        self._server.obeys(request["incarnation"])
+        self._contact = loops.boottime()
+        self._of(request)
+        if self._sandbox is None or self._sandbox.listener is None:
+            raise RequestError("its sandbox has ended", protocol.NO_EGRESS)
+        return self._sandbox.listener.fd
 
     def _forget(self, connection: Connection, request: Request) -> None:
         self._of(request).forget(request["upto"])

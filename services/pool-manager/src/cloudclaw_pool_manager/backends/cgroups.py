@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import signal
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from cloudclaw_pool_manager.backends.group_files import ignoring, pids_in, read_int, remove_empty, until_empty
 from cloudclaw_pool_manager.domain.attempt import Limits, Usage
 from cloudclaw_pool_manager.ports.backend import Enforcement, Mechanism
 
@@ -22,7 +20,6 @@ _SCAN_PROCESSES = 2
 is in the counting group, they must neither fail for the task's processes nor make its forks fail."""
 
 _CPU_PERIOD_US = 100_000
-_EMPTY_WITHIN = 10.0
 
 
 class SlotGroups(Protocol):
@@ -354,66 +351,3 @@ class Hybrid:
     def destroy(self) -> None:
         self._freezer.destroy()
         self._limits.destroy()
-
-
-def ignoring(*numbers: int) -> contextlib.AbstractContextManager[None]:
-    """Swallow an OSError with one of `numbers`."""
-
-    @contextlib.contextmanager
-    def guard() -> Any:
-        try:
-            yield
-        except OSError as error:
-            if error.errno not in numbers:
-                raise
-
-    return guard()
-
-
-def read_int(path: Path) -> int:
-    """The number in a cgroup file."""
-    return int(path.read_text())
-
-
-def pids_in(group: Path) -> list[int]:
-    """Processes in a group."""
-    return [int(line) for line in (group / "cgroup.procs").read_text().split()]
-
-
-def remove_empty(group: Path) -> None:
-    """Remove a group without processes; one that is still being reaped keeps it busy for a moment.
-
-    Raises:
-        OSError: it is still busy after ten seconds.
-    """
-    limit = time.monotonic() + _EMPTY_WITHIN
-    while True:
-        try:
-            group.rmdir()
-        except OSError as error:
-            if error.errno != errno.EBUSY or time.monotonic() > limit:
-                raise
-            time.sleep(0.001)
-        else:
-            return
-
-
-def until_empty(group: Path, thaw: Path | None = None) -> None:
-    """Kill what is in `group`, again and again, until nothing is.
-
-    Raises:
-        OSError: something did not die within ten seconds.
-    """
-    limit = time.monotonic() + _EMPTY_WITHIN
-    while True:
-        pids = pids_in(group)
-        if not pids:
-            return
-        if time.monotonic() > limit:
-            raise OSError(errno.EBUSY, f"processes {pids} do not die", str(group))
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        if thaw is not None:
-            thaw.write_text("THAWED")
-        time.sleep(0.001)

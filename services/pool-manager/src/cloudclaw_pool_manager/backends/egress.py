@@ -8,6 +8,7 @@ import os
 import socket
 from pathlib import Path
 
+from cloudclaw.errors import PreconditionError
 from cloudclaw_pool_manager.ports.backend import FencedIncarnationError, SlotFailedError
 from cloudclaw_supervisor import protocol
 
@@ -16,21 +17,25 @@ _ANSWER = 4096
 _INT = array.array("i").itemsize
 
 
-def fetch(control: Path, uid: str, incarnation: int, timeout: float) -> int | None:
-    """A duplicate of the listener of attempt `uid`; None when its slot has none. Blocks; call it in a thread.
+def fetch(control: Path, uid: str, incarnation: int, timeout: float) -> int:
+    """A duplicate of the listener of attempt `uid`. Blocks; call it in a thread.
 
     The slot's uid stands behind the socket: what comes is looked at, and nothing but a listening TCP socket is taken.
 
     Raises:
         SlotFailedError: nobody answers, or it answers nonsense, or does not hold the attempt.
         FencedIncarnationError: a newer manager is obeyed.
+        PreconditionError: reason `NO_EGRESS`: the slot was made without, or the sandbox has ended.
     """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
             sock.settimeout(timeout)
             directory = os.open(control, _DIRECTORY)
             try:
-                sock.connect(f"/proc/self/fd/{directory}/{protocol.EGRESS_SOCKET}")
+                try:
+                    sock.connect(f"/proc/self/fd/{directory}/{protocol.EGRESS_SOCKET}")
+                except FileNotFoundError:
+                    raise _none(uid, "its slot was made without a way out; recycle it") from None
             finally:
                 os.close(directory)
             sock.sendall(protocol.encode({"uid": uid, "incarnation": incarnation}))
@@ -38,7 +43,7 @@ def fetch(control: Path, uid: str, incarnation: int, timeout: float) -> int | No
     except OSError as error:
         raise SlotFailedError(f"the listener of {uid} cannot be had: {error}") from error
     try:
-        return _judge(text, given)
+        return _judge(uid, text, given)
     except BaseException:
         for fd in given:
             os.close(fd)
@@ -54,7 +59,11 @@ def _receive(sock: socket.socket) -> tuple[bytes, list[int]]:
     return data, list(given)
 
 
-def _judge(text: bytes, given: list[int]) -> int | None:
+def _none(uid: str, why: str) -> PreconditionError:
+    return PreconditionError(f"attempt {uid} has no listener: {why}", subject=uid, reason="NO_EGRESS")
+
+
+def _judge(uid: str, text: bytes, given: list[int]) -> int:
     try:
         answer = json.loads(text)
         error, words = answer.get("error"), str(answer.get("message", ""))
@@ -62,8 +71,8 @@ def _judge(text: bytes, given: list[int]) -> int | None:
         raise SlotFailedError(f"the supervisor sent nonsense: {wrong}") from wrong
     if error == protocol.FENCED:
         raise FencedIncarnationError(words)
-    if error == protocol.NO_EGRESS and not given:
-        return None
+    if error == protocol.NO_EGRESS:
+        raise _none(uid, words)
     if error is not None:
         raise SlotFailedError(words)
     if len(given) != 1 or not _listens(given[0]):
@@ -73,12 +82,12 @@ def _judge(text: bytes, given: list[int]) -> int | None:
 
 def _listens(fd: int) -> bool:
     try:
-        with socket.socket(fileno=os.dup(fd)) as sock:
-            tcp = (sock.family, sock.type, sock.proto) == (
-                socket.AF_INET,
-                socket.SOCK_STREAM,
-                socket.IPPROTO_TCP,
-            )
-            return tcp and bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
-    except OSError:
+        sock = socket.socket(fileno=fd)
+    except OSError:  # no socket at all
         return False
+    try:
+        kind = (sock.family, sock.type, sock.proto)
+        wanted = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        return kind == wanted and bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    finally:
+        sock.detach()

@@ -168,12 +168,7 @@ class BubblewrapSlot:
     async def egress(self, uid: str) -> int:
         self._needs(_INPUTS, "has no way out")
         incarnation, timeout = self._config.incarnation, self._config.call_timeout
-        found = await asyncio.to_thread(egress.fetch, self._files.control, uid, incarnation, timeout)
-        if found is None:
-            raise PreconditionError(
-                f"{self.name} was made without a way out; recycle it", subject=self.name, reason="NO_EGRESS"
-            )
-        return found
+        return await asyncio.to_thread(egress.fetch, self._files.control, uid, incarnation, timeout)
 
     async def warm(self, launch: Launch, limits: Limits, ready: str, *, within: float = 60.0) -> None:
         messages.check_launch(launch)

@@ -144,6 +144,7 @@ def supervisor_settings(config: BackendConfig, files: SlotFiles, groups: SlotGro
         "spool_limit": config.spool_limit,
         "segment_bytes": config.segment_bytes,
         "watch_interval": config.watch_interval,
+        "egress": config.egress,
     }
 
 
