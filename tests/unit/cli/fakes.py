@@ -26,6 +26,7 @@ from cloudclaw.v1 import pool_manager_pb2 as pool_pb
 from cloudclaw.v1 import pool_manager_pb2_grpc, scheduler_pb2_grpc, task_pb2, workspace_pb2_grpc
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1 import workspace_pb2 as ws_pb
+from tests.unit.cli.fake_agents import FakeAgents
 from tests.unit.cli.fake_results import FakeResults
 
 # The stubs' types call every method abstract; what a servicer leaves out is UNIMPLEMENTED.
@@ -36,7 +37,7 @@ _Pool: Any = pool_manager_pb2_grpc.PoolManagerServiceServicer
 ENDED = (task_pb2.TASK_STATE_SUCCEEDED, task_pb2.TASK_STATE_FAILED, task_pb2.TASK_STATE_CANCELED)
 
 
-class FakeScheduler(FakeResults, _Scheduler):  # type: ignore[misc]
+class FakeScheduler(FakeResults, FakeAgents, _Scheduler):  # type: ignore[misc]
     """Tasks that end as soon as they are submitted; argv decides how.
 
     `exit N` fails with that code; anything else succeeds with its words as log. A tail breaks after each message as
@@ -45,6 +46,7 @@ class FakeScheduler(FakeResults, _Scheduler):  # type: ignore[misc]
 
     def __init__(self) -> None:
         FakeResults.__init__(self)
+        FakeAgents.__init__(self)
         self.logs: dict[tuple[str, int], bytes] = {}
         self.requests: dict[str, str] = {}
         self.submitted: list[pb.SubmitTaskRequest] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 
 import pytest
 
@@ -11,7 +12,7 @@ from cloudclaw.client import AsyncClient, Client
 from cloudclaw.client.client import neighbour
 from cloudclaw.errors import NotFoundError, OutOfRangeError, UnavailableError
 from cloudclaw.rpc.auth import Minter
-from cloudclaw.v1 import task_pb2
+from cloudclaw.v1 import scheduler_pb2, task_pb2
 from tests.unit.cli.fakes import Services
 
 SUCCEEDED = task_pb2.TASK_STATE_SUCCEEDED
@@ -122,3 +123,39 @@ async def test_a_token_may_be_asked_for_anew_each_time(services: Services) -> No
 )
 def test_the_workspace_service_is_two_ports_further(endpoint: str, expected: str) -> None:
     assert neighbour(endpoint, 2) == expected
+
+
+def test_a_broken_watch_of_events_goes_on_where_it_was(client: Client, services: Services) -> None:
+    task = client.submit(["x"], runtime="claude-code")
+    texts = [f"message {number}" for number in range(1, 6)]
+    for text in texts:
+        message = scheduler_pb2.RunMessage(role="assistant", text=text)
+        services.scheduler.play(task.task_id, scheduler_pb2.RunEvent(message=message))
+    services.scheduler.event_breaks = 3
+    events = list(client.watch_events(task.task_id))
+    assert [event.message.text for event in events] == texts
+    assert [watch.from_sequence for watch in services.scheduler.event_watches] == [1, 2, 3, 4]
+    assert [e.sequence for e in client.watch_events(task.task_id, from_sequence=4, follow=False)] == [4, 5]
+
+
+def test_a_program_talks_with_an_agent(client: Client, services: Services) -> None:
+    spec = task_pb2.TaskSpec(conversation=task_pb2.Conversation())
+    task = client.submit(runtime="claude-code", prompt="hello", spec=spec)
+    first = client.send_input(task.task_id, "and now?", message_id="m1")
+    again = client.send_input(task.task_id, "and now?", message_id="m1")
+    assert (first.accepted, first.number, again.accepted, again.number) == (True, 1, False, 1)
+    client.send_input(task.task_id, "later", delay=timedelta(minutes=10))
+    client.send_input(task.task_id, end=True)
+    _, later, end = services.scheduler.inputs
+    assert later.delay.seconds == 600
+    assert (end.text, end.end) == ("", True)
+    assert len({given.message_id for given in services.scheduler.inputs}) == 3
+
+
+def test_a_tenants_keys_are_set_listed_and_deleted(client: Client, services: Services) -> None:
+    client.set_model_key("anthropic", "sk-a-long-enough-key")
+    assert services.scheduler.keys["acme", "anthropic"] == "sk-a-long-enough-key"
+    assert [(key.upstream, key.hint) for key in client.list_model_keys()] == [("anthropic", "-key")]
+    client.delete_model_key("anthropic")
+    with pytest.raises(NotFoundError):
+        client.delete_model_key("anthropic")

@@ -14,7 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from cloudclaw.client.pool import Pool
 from cloudclaw.client.results import Consumers
 from cloudclaw.client.retry import Patience
-from cloudclaw.client.streams import ENDED, Tail, Watch
+from cloudclaw.client.streams import ENDED, Events, Tail, Watch
 from cloudclaw.client.workspaces import Workspaces
 from cloudclaw.config import ClientTls
 from cloudclaw.errors import OutOfRangeError
@@ -195,6 +195,70 @@ class AsyncClient:
         """
         request = scheduler_pb2.TailLogsRequest(task_id=task_id, attempt=attempt, offset=offset, follow=follow)
         return Tail(self._scheduler, self._patience, request).run()
+
+    def watch_events(
+        self, task_id: str, *, from_sequence: int = 1, follow: bool = True
+    ) -> AsyncGenerator[scheduler_pb2.RunEvent, None]:
+        """What a task's agent does: messages, tool calls, usage, progress; each once and in order; survives breaks.
+
+        Args:
+            task_id: the task.
+            from_sequence: number of the first event wanted.
+            follow: wait for more until the task has ended.
+
+        Raises:
+            NotFoundError: no such task.
+        """
+        request = scheduler_pb2.WatchEventsRequest(task_id=task_id, from_sequence=from_sequence, follow=follow)
+        return Events(self._scheduler, self._patience, request).run()
+
+    async def send_input(
+        self, task_id: str, text: str = "", *, message_id: str = "", end: bool = False, delay: timedelta | None = None
+    ) -> scheduler_pb2.SendInputResponse:
+        """Send a message to a conversation, whatever it does just then.
+
+        Args:
+            task_id: the conversation's task.
+            text: the message; may be empty with `end`.
+            message_id: makes it idempotent across processes. Without one a fresh one is used, so that this very call
+                can be retried and still sends once.
+            end: close the conversation; the task ends when this and all before is answered.
+            delay: deliver it only after so long.
+
+        Returns:
+            Whether this call sent it, and its number among the task's inputs.
+
+        Raises:
+            NotFoundError: no such task.
+            PreconditionError: reason NOT_A_CONVERSATION, TASK_ENDED or CONVERSATION_CLOSED.
+            QuotaExceededError: reason TOO_MANY_INPUTS.
+        """
+        request = scheduler_pb2.SendInputRequest(
+            task_id=task_id, message_id=message_id or new_id("input"), text=text, end=end
+        )
+        if delay is not None:
+            request.delay.FromTimedelta(delay)
+        return await self._patience.call(lambda: self._scheduler.SendInput(request, timeout=CALL_TIMEOUT))
+
+    async def set_model_key(self, upstream: str, key: str) -> None:
+        """Keep the tenant's key for a model endpoint; it is sealed there, and never given back.
+
+        Raises `InvalidArgumentError`; `PreconditionError` (reason NO_SEALING_KEY) when the operator set none up.
+        """
+        request = scheduler_pb2.SetModelKeyRequest(upstream=upstream, key=key)
+        await self._patience.call(lambda: self._scheduler.SetModelKey(request, timeout=CALL_TIMEOUT))
+
+    async def list_model_keys(self) -> Sequence[scheduler_pb2.ModelKey]:
+        """Which model endpoints the tenant has keys for."""
+        request = scheduler_pb2.ListModelKeysRequest()
+        return (await self._patience.call(lambda: self._scheduler.ListModelKeys(request, timeout=CALL_TIMEOUT))).keys
+
+    async def delete_model_key(self, upstream: str) -> None:
+        """Forget a key; attempts that run keep it until they end. Raises `NotFoundError`."""
+        # Not retried: a second call could not tell its own success from there being none.
+        await self._scheduler.DeleteModelKey(
+            scheduler_pb2.DeleteModelKeyRequest(upstream=upstream), timeout=CALL_TIMEOUT
+        )
 
     async def wait(self, task_id: str) -> task_pb2.Task:
         """The task, once it has ended. Raises `NotFoundError`."""

@@ -129,3 +129,29 @@ class Watch:
                 yield response
         finally:
             call.cancel()
+
+
+class Events:
+    """One task's structured events: each sequence number once and in order, through any number of breaks."""
+
+    def __init__(self, stub: SchedulerServiceAsyncStub, patience: Patience, request: scheduler_pb2.WatchEventsRequest):
+        self._stub = stub
+        self._patience = patience
+        self._task_id = request.task_id
+        self._next = max(1, request.from_sequence)
+        self._follow = request.follow
+
+    def run(self) -> AsyncGenerator[scheduler_pb2.RunEvent, None]:
+        """The events."""
+        return self._patience.stream(self._open)
+
+    async def _open(self) -> AsyncGenerator[scheduler_pb2.RunEvent, None]:
+        request = scheduler_pb2.WatchEventsRequest(task_id=self._task_id, from_sequence=self._next, follow=self._follow)
+        call = self._stub.WatchEvents(request)
+        try:
+            async for response in call:
+                if response.event.sequence >= self._next:
+                    self._next = response.event.sequence + 1
+                    yield response.event
+        finally:
+            call.cancel()

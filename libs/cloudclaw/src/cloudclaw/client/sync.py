@@ -126,6 +126,31 @@ class Client:
         """What a task wrote."""
         return self._loop.iterate(self._client.tail(task_id, attempt=attempt, offset=offset, follow=follow))
 
+    def watch_events(
+        self, task_id: str, *, from_sequence: int = 1, follow: bool = True
+    ) -> Iterator[scheduler_pb2.RunEvent]:
+        """What a task's agent does."""
+        events = self._client.watch_events(task_id, from_sequence=from_sequence, follow=follow)
+        return self._loop.iterate(events)
+
+    def send_input(
+        self, task_id: str, text: str = "", *, message_id: str = "", end: bool = False, delay: timedelta | None = None
+    ) -> scheduler_pb2.SendInputResponse:
+        """Send a message to a conversation."""
+        return self._loop.run(self._client.send_input(task_id, text, message_id=message_id, end=end, delay=delay))
+
+    def set_model_key(self, upstream: str, key: str) -> None:
+        """Keep the tenant's key for a model endpoint."""
+        self._loop.run(self._client.set_model_key(upstream, key))
+
+    def list_model_keys(self) -> Sequence[scheduler_pb2.ModelKey]:
+        """Which model endpoints the tenant has keys for."""
+        return self._loop.run(self._client.list_model_keys())
+
+    def delete_model_key(self, upstream: str) -> None:
+        """Forget a key."""
+        self._loop.run(self._client.delete_model_key(upstream))
+
     def wait(self, task_id: str) -> task_pb2.Task:
         """The task, once it has ended."""
         return self._loop.run(self._client.wait(task_id))
