@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
+from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
 from cloudclaw.coordination import keys
@@ -14,6 +15,7 @@ from cloudclaw.coordination.port import CreateIs, Delete, Entry, Put
 from cloudclaw.coordination.records import (
     AttemptRecord,
     AttemptState,
+    InputRecord,
     NodeRecord,
     RequestRecord,
     SnapshotPointer,
@@ -29,6 +31,11 @@ from tests.support.kv import ManualClock
 from tests.unit.coordination.lease_model import NODES, WORKSPACES, Model, ModelTask, done
 
 T = TypeVar("T")
+
+picks = st.integers(0, 1000)
+mostly_now = st.sampled_from([0, 0, 0, 0, 1, 2])
+"""How many versions behind the caller's view is."""
+faults = st.sampled_from(["", "", "", "", "answer lost", "not sent"])
 
 TENANT: Final = "acme"
 LEADER_KEY: Final = keys.election("scheduler", 1)
@@ -137,6 +144,7 @@ class LeaseMachine(RuleBasedStateMachine):
                 assert entry.mod_revision == task.ended_at
             assert task.commits == (record.state is TaskState.SUCCEEDED and bool(task.workspace))
         self.waiting_keys_are_those_of_queued_tasks(list(entries), records)
+        self.inputs_have_their_numbers(entries, records)
         self.attempt_keys_are_those_of_running_tasks(entries, records)
         self.writers_and_heads_are_as_modeled(entries)
 
@@ -156,6 +164,15 @@ class LeaseMachine(RuleBasedStateMachine):
             task.wanted,
             task.served,
         )
+        assert (record.parked, record.inputs, record.inputs_done, record.later, record.closing) == (
+            task.parked,
+            task.inputs,
+            task.done,
+            task.later,
+            task.closing,
+        )
+        assert record.inputs_done <= record.inputs
+        assert not (record.parked and record.asks), "parked with something to do"
         assert [attempt.number for attempt in record.attempts] == list(range(1, record.attempt + 1))
         running = [attempt for attempt in record.attempts if attempt.state is AttemptState.RUNNING]
         assert len(running) == (record.state is TaskState.RUNNING)
@@ -172,6 +189,17 @@ class LeaseMachine(RuleBasedStateMachine):
         waiting = [key for key in stored if key.startswith((keys.QUEUE, keys.DELAYED))]
         expected = [waiting_key(record) for record in records.values() if record.state is TaskState.QUEUED]
         assert sorted(waiting) == sorted(expected)
+
+    def inputs_have_their_numbers(self, entries: dict[str, Entry], records: dict[str, TaskRecord]) -> None:
+        """Every input that was accepted is there, and those that are due are numbered without gaps."""
+        found: dict[str, list[int]] = {name: [] for name in records}
+        for key, entry in entries.items():
+            if key.startswith(keys.INPUTS):
+                record = decode(entry.value, InputRecord)
+                if not record.end:
+                    found[keys.parts(key)[2]].append(record.number)
+        for name, task in records.items():
+            assert sorted(found[name]) == [0] * task.later + list(range(1, task.inputs + 1))
 
     def attempt_keys_are_those_of_running_tasks(
         self, entries: dict[str, Entry], records: dict[str, TaskRecord]

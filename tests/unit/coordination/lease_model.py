@@ -39,6 +39,22 @@ class ModelTask:
     resumed: bool = False
     """The latest attempt began from a checkpoint."""
     archived: bool = False
+    interactive: bool = False
+    parked: bool = False
+    inputs: int = 0
+    done: int = 0
+    """Inputs that the checkpoint contains."""
+    later: int = 0
+    closing: bool = False
+
+    @property
+    def asks(self) -> bool:
+        """There is something to do for an agent, besides what the checkpoint contains."""
+        return self.inputs > self.done or (self.closing and not self.later)
+
+    @property
+    def takes_input(self) -> bool:
+        return self.interactive and not (self.state.ended or self.cancel or self.closing)
 
     @property
     def owns_writer(self) -> bool:
@@ -52,7 +68,7 @@ class ModelTask:
 
     def left(self, state: TaskState, *, delayed: bool = False, revision: int = 0) -> None:
         """It no longer runs."""
-        self.state, self.delayed = state, delayed
+        self.state, self.delayed, self.parked = state, delayed, False
         self.node, self.uid, self.token, self.held = "", "", 0, False
         self.ended_at = revision if state.ended else 0
 
@@ -76,6 +92,34 @@ class ModelTask:
         else:
             self.given_back += 1
             self.left(TaskState.QUEUED, delayed=True)
+
+    def sent(self, how: str) -> None:
+        """Its user said something: "now", "later" or "end"."""
+        self.inputs += how == "now"
+        self.later += how == "later"
+        self.closing |= how == "end"
+        self.woken()
+
+    def woken(self) -> None:
+        """A parked task that has something to do is parked no more."""
+        if self.parked and self.asks:
+            self.parked = self.delayed = False
+
+    def contains(self, inputs: int) -> None:
+        """What the new checkpoint says of the inputs."""
+        self.done = max(self.done, min(inputs, self.inputs))
+
+    def parks(self, inputs: int, revision: int) -> None:
+        """Its attempt answered, up to the input `inputs`; a new checkpoint, which the model has not taken in yet, has
+        all of it."""
+        done = self.done
+        self.contains(inputs)
+        if self.asks and self.checkpoint and self.done == done:
+            self.failed(revision, lost=False, retry=True)  # it was to do something, and did nothing
+            return
+        self.given_back = self.attempt
+        self.left(TaskState.QUEUED, delayed=not self.asks)
+        self.parked = self.delayed
 
     def answered(self, request: int) -> None:
         """A request for a checkpoint, and those before it."""

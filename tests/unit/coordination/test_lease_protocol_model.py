@@ -28,16 +28,12 @@ from cloudclaw.coordination.records import (
     decode,
 )
 from cloudclaw.coordination.transactions import Token, Versioned
-from tests.unit.coordination.lease_machine import TENANT, LeaseMachine
+from tests.unit.coordination.conversation_rules import ConversationRules
+from tests.unit.coordination.lease_machine import TENANT, faults, mostly_now, picks
 from tests.unit.coordination.lease_model import NODES, WORKSPACES, ModelTask, done
 
-picks = st.integers(0, 1000)
-mostly_now = st.sampled_from([0, 0, 0, 0, 1, 2])
-"""How many versions behind the caller's view is."""
-faults = st.sampled_from(["", "", "", "", "answer lost", "not sent"])
 
-
-class LeaseProtocol(LeaseMachine):
+class LeaseProtocol(ConversationRules):
     """See the module."""
 
     @initialize()
@@ -49,8 +45,8 @@ class LeaseProtocol(LeaseMachine):
         for node in NODES:
             self.node_returns(NODES.index(node))
             self.node_touches(NODES.index(node))
-        for _ in range(2):
-            self.submit(WORKSPACES[0], 3, "", "", "")
+        for interactive in (False, True):
+            self.submit(WORKSPACES[0], 3, "", "", interactive, "")
 
     @rule(
         event=st.sampled_from(["elect", "node_returns", "node_touches", "node_is_lost", "node_is_lost", "user_writes"]),
@@ -74,11 +70,18 @@ class LeaseProtocol(LeaseMachine):
         max_attempts=st.integers(1, 3),
         request=st.sampled_from(["", "", "r1", "r2"]),
         digest=st.sampled_from(["d1", "d1", "d2"]),
+        interactive=st.booleans(),
         fault=faults,
     )
-    def submit(self, workspace: str, max_attempts: int, request: str, digest: str, fault: str) -> None:
+    def submit(
+        self, workspace: str, max_attempts: int, request: str, digest: str, interactive: bool, fault: str
+    ) -> None:
         plan = Plan(
-            workspace=workspace, mode=Mode.EXCLUSIVE if workspace else Mode.EPHEMERAL, max_attempts=max_attempts
+            workspace=workspace,
+            mode=Mode.EXCLUSIVE if workspace else Mode.EPHEMERAL,
+            max_attempts=max_attempts,
+            interactive=interactive,
+            idle_timeout=60.0,
         )
         name = f"task-{next(self.ids)}"
         record = life.queued(tenant=TENANT, task=name, plan=plan, now=self.clock.now, op_id=self.op(), request=request)
@@ -92,7 +95,7 @@ class LeaseProtocol(LeaseMachine):
         assert answer.created is (earlier is None)
         assert answer.task.record.task == (earlier[0] if earlier else name)
         if answer.created:
-            self.model.tasks[name] = ModelTask(workspace, max_attempts)
+            self.model.tasks[name] = ModelTask(workspace, max_attempts, interactive=interactive)
             self.versions[name] = []
             if request:
                 self.requests[request] = (name, digest)
@@ -134,9 +137,17 @@ class LeaseProtocol(LeaseMachine):
             task.claimed(where, uid, token.revision)
 
     @precondition(lambda self: self.tokens)
-    @rule(pick=picks, behind=mostly_now, as_claimed=st.booleans(), request=st.integers(0, 3), fault=faults)
-    def checkpoint(self, pick: int, behind: int, as_claimed: bool, request: int, fault: str) -> None:
-        """A holder records a checkpoint, zombies included; it may answer a request, even one nobody made."""
+    @rule(
+        pick=picks,
+        behind=mostly_now,
+        as_claimed=st.booleans(),
+        request=st.integers(0, 3),
+        inputs=st.integers(0, 3),
+        fault=faults,
+    )
+    def checkpoint(self, pick: int, behind: int, as_claimed: bool, request: int, inputs: int, fault: str) -> None:
+        """A holder records a checkpoint, zombies included; it may answer a request, even one nobody made, and contain
+        inputs, even some that nobody sent."""
         name, token, claimed = self.token(pick)
         task = self.model.tasks[name]
         view = claimed if as_claimed else self.versions[name][-1 - min(behind, len(self.versions[name]) - 1)]
@@ -144,12 +155,13 @@ class LeaseProtocol(LeaseMachine):
         allowed = self.holds(task, token) and view.mod_revision == self.versions[name][-1].mod_revision
 
         def call() -> Coroutine[Any, Any, Versioned[TaskRecord]]:
-            after = life.checkpointed(view.record, self.clock.now, new, op_id=self.op(), request=request)
+            after = life.checkpointed(view.record, self.clock.now, new, op_id=self.op(), request=request, inputs=inputs)
             return self.tx.checkpoint(token, view, after, new)
 
         if self.attempt(call, allowed, fault) is not None:
             self.model.checkpointed(task, new.id)
             task.answered(request)
+            task.contains(inputs)
 
     @precondition(lambda self: self.some(lambda task: task.state is TaskState.RUNNING))
     @rule(pick=picks, behind=mostly_now, fault=faults)
@@ -304,9 +316,9 @@ class LeaseProtocol(LeaseMachine):
     @precondition(lambda self: self.some(lambda task: task.delayed))
     @rule(pick=picks, behind=mostly_now, leader=mostly_now, fault=faults)
     def due(self, pick: int, behind: int, leader: int, fault: str) -> None:
-        name, view, now = self.view(pick, behind, lambda task: task.delayed)
+        name, view, now = self.view(pick, behind, lambda task: task.delayed and not task.parked)
         task = self.model.tasks[name]
-        allowed = now and task.delayed and self.leads(leader)
+        allowed = now and task.delayed and not task.parked and self.leads(leader)
         answer = self.attempt(
             lambda: self.tx.due(
                 self.guard(leader), view, life.became_due(view.record, self.clock.now, op_id=self.op())
@@ -349,7 +361,11 @@ class LeaseProtocol(LeaseMachine):
                 if task.state.ended:
                     break
                 self.only = name
-                if task.delayed:
+                if task.parked and task.later:
+                    self.input_is_due(1, 0, 1, 0, "")
+                elif task.parked:
+                    self.idle(1, 0, 0, "")
+                elif task.delayed:
                     self.due(1, 0, 0, "")
                 elif task.state is TaskState.QUEUED:
                     self.claim(1, 0, 0, 0, 0, "")

@@ -71,8 +71,14 @@ class ArchiveTransactions(Store):
         prefix, guard = keys.input_(record.tenant, record.task, ""), ModIs(task_key(record), task.mod_revision)
         while True:
             left = (await self._kv.range(prefix, limit=DELETES_PER_TRANSACTION, keys_only=True)).entries
-            if not left or not (await self._kv.txn([guard], [Delete(entry.key) for entry in left])).succeeded:
+            if not left:
                 return
+            try:
+                if not (await self._kv.txn([guard], [Delete(entry.key) for entry in left])).succeeded:
+                    return
+            except UnavailableError:
+                if await self._kv.get(left[0].key) is not None:
+                    raise
 
     async def _request_of(self, record: TaskRecord) -> Entry | None:
         """The request key that still answers with this task, if its client gave a request id."""
