@@ -172,7 +172,8 @@ class Node:
     def __init__(self, plane: Plane, name: str = "node-1", slots: int = 1, pool: str = "default", **more: Any) -> None:
         self.plane = plane
         self.name = name
-        self.pools = [pb.PoolCapacity(pool=pool, slots=slots, idle=slots, runtimes=["command"], backend="test")]
+        runtimes = more.get("runtimes", ("command",))
+        self.pools = [pb.PoolCapacity(pool=pool, slots=slots, idle=slots, runtimes=runtimes, backend="test")]
         self.cached: list[pb.CachedTree] = more.get("cached", [])
         self.ttl = more.get("ttl", 60)
         self.running: dict[int, pb.RunningAttempt] = {}
@@ -183,6 +184,7 @@ class Node:
         self.wishes: asyncio.Queue[pb.TakeCheckpoint] = asyncio.Queue()
         self.kept: asyncio.Queue[pb.CheckpointVerdict] = asyncio.Queue()
         self.forgets: asyncio.Queue[pb.ForgetTenant] = asyncio.Queue()
+        self.inputs: asyncio.Queue[pb.DeliverInput] = asyncio.Queue()
         self.draining = False
         self.acks: asyncio.Queue[pb.StreamLogsResponse] = asyncio.Queue()
         self.durable: dict[str, int] = {}
@@ -194,7 +196,7 @@ class Node:
             node=name,
             address="127.0.0.1:1",
             incarnation=0,
-            pools=(PoolSlots(pool=pool, slots=slots),),
+            pools=(PoolSlots(pool=pool, slots=slots, runtimes=tuple(runtimes)),),
         )
         self.beats = True
         self._writing = asyncio.Lock()
@@ -340,7 +342,14 @@ class Node:
         return verdict.verdict
 
     async def write(
-        self, assignment: pb.Assignment, offset: int, data: bytes, *, end: bool = False, token: int = 0
+        self,
+        assignment: pb.Assignment,
+        offset: int,
+        data: bytes,
+        *,
+        end: bool = False,
+        token: int = 0,
+        stream: task_pb2.LogStream = task_pb2.LOG_STREAM_STDOUT,
     ) -> None:
         """Send a chunk of its log."""
         request = pb.StreamLogsRequest(
@@ -349,9 +358,7 @@ class Node:
             task_id=assignment.task_id,
             uid=assignment.uid,
             token=token or assignment.token,
-            chunk=task_pb2.LogChunk(
-                attempt=assignment.attempt, offset=offset, data=data, stream=task_pb2.LOG_STREAM_STDOUT
-            ),
+            chunk=task_pb2.LogChunk(attempt=assignment.attempt, offset=offset, data=data, stream=stream),
             end=end,
         )
         async with self._logging:
@@ -374,6 +381,7 @@ class Node:
             "checkpoint_verdict": self.kept,
             "take_checkpoint": self.wishes,
             "forget_tenant": self.forgets,
+            "deliver_input": self.inputs,
         }
         with contextlib.suppress(Exception):
             while (response := await call.read()) is not grpc.aio.EOF:

@@ -17,7 +17,6 @@ from cloudclaw.errors import (
     PermissionDeniedError,
     PreconditionError,
     QuotaExceededError,
-    UnimplementedError,
 )
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1 import task_pb2
@@ -279,15 +278,6 @@ async def test_a_node_that_knows_a_newer_term_is_sent_on(plane: Plane, user: Use
     with pytest.raises(PreconditionError) as caught:
         await soon(call.read())
     assert caught.value.reason == "NOT_LEADER"
-
-
-async def test_what_is_not_served_yet_says_so(plane: Plane, user: User) -> None:
-    task_id = await user.submit()
-    with pytest.raises(UnimplementedError, match="TailLogs"):
-        async for _ in user.stub.WatchEvents(pb.WatchEventsRequest(task_id=task_id)):
-            pass
-    with pytest.raises(UnimplementedError):
-        await user.stub.SendInput(pb.SendInputRequest(task_id=task_id, message_id="m", text="hi"))
 
 
 async def test_submit_sheds_load_before_etcd_is_full(plane: Plane, user: User) -> None:

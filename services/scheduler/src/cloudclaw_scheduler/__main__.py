@@ -32,6 +32,7 @@ from cloudclaw_scheduler.app.control import Control
 from cloudclaw_scheduler.app.feed import Feed
 from cloudclaw_scheduler.app.gauges import Sampler
 from cloudclaw_scheduler.app.history import History
+from cloudclaw_scheduler.app.inbox import Inbox
 from cloudclaw_scheduler.app.leader import Leader
 from cloudclaw_scheduler.app.listing import Listing
 from cloudclaw_scheduler.app.lookup import Lookup
@@ -41,6 +42,7 @@ from cloudclaw_scheduler.app.on_demand import OnDemand
 from cloudclaw_scheduler.app.queries import Queries
 from cloudclaw_scheduler.app.results import Results
 from cloudclaw_scheduler.app.segments import Segments
+from cloudclaw_scheduler.app.send_input import Sender
 from cloudclaw_scheduler.app.specs import Specs
 from cloudclaw_scheduler.app.status import Status
 from cloudclaw_scheduler.app.submit import Fullness, Submitter
@@ -78,6 +80,7 @@ class Scheduler:
         self.feed = feed = Feed(self.mirror, kv)
         transactions = Transactions(kv)
         segments, specs, results = Segments(objects), Specs(transactions, objects), Results(objects)
+        inbox = Inbox(self.mirror, transactions, objects)
         # Tasks that have left etcd.
         bundles = BundleStore(objects)
         history = History(bundles, self.mirror, clock)
@@ -93,6 +96,7 @@ class Scheduler:
             self.mirror,
             segments,
             specs,
+            inbox,
             results,
             clock,
             metrics,
@@ -121,6 +125,7 @@ class Scheduler:
             results=results,
             status=Status(self.mirror, self.leader, self.elected, self.fullness, self.relay, clock, version()),
             metrics=metrics,
+            sender=Sender(self.mirror, transactions, lookup, inbox, self.fullness, clock),
             on_demand=OnDemand(self.mirror, feed, transactions, lookup, clock),
         )
         self.server = RpcServer(settings.server, authenticator, clock=clock)

@@ -138,7 +138,7 @@ class InputRecord(Record, frozen=True, kw_only=True):
         due: when it is to be delivered; 0 for at once.
         text: up to 4 KiB of it, "" when an object holds it.
         object: name of the object that does.
-        end: the conversation was closed with it.
+        end: it only closed the conversation, and has no text.
     """
 
     op_id: str

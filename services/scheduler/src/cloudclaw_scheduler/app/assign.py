@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeVar
 
 import structlog
 
@@ -15,17 +16,23 @@ from cloudclaw.coordination.transactions import Transactions, Versioned
 from cloudclaw.errors import UnavailableError
 from cloudclaw.ids import new_id
 from cloudclaw.refs import ref_of
-from cloudclaw.v1.scheduler_pb2 import Assignment, ConnectResponse
+from cloudclaw.v1.scheduler_pb2 import Assignment, ConnectResponse, TaskInput
 from cloudclaw.v1.task_pb2 import TaskSpec
+from cloudclaw_scheduler.app.inbox import Inbox
 from cloudclaw_scheduler.app.leading import Leading
 from cloudclaw_scheduler.app.links import Links
 from cloudclaw_scheduler.app.logs import LogHub
 from cloudclaw_scheduler.app.metrics import Metrics
+from cloudclaw_scheduler.app.mirror import Mirror
 from cloudclaw_scheduler.app.specs import Specs, parse
 from cloudclaw_scheduler.app.state import Attempt, Workspace
+from cloudclaw_scheduler.app.use import model_use_message
 from cloudclaw_scheduler.domain.logs import room_left
+from cloudclaw_scheduler.domain.spec import DEFAULT_RUNTIME
 
 _log = structlog.get_logger()
+
+T = TypeVar("T")
 
 _RETRY: Final = 0.5
 
@@ -35,9 +42,11 @@ class Assigner:
 
     def __init__(
         self,
+        mirror: Mirror,
         leading: Leading,
         transactions: Transactions,
         specs: Specs,
+        inbox: Inbox,
         links: Links,
         hub: LogHub,
         clock: Clock,
@@ -46,6 +55,8 @@ class Assigner:
     ) -> None:
         """`log_limit`: bytes of log of one task, 0 for no limit."""
         self._log_limit = log_limit
+        self._mirror = mirror
+        self._inbox = inbox
         self._leading = leading
         self._transactions = transactions
         self._specs = specs
@@ -64,8 +75,9 @@ class Assigner:
         """Claim `task` for the node `name`, whose key is `node`, and send the assignment.
 
         The spec is read while the transaction runs when it is not at hand; one that is an object is read before,
-        since a lost object must fail the task without costing an attempt. Raises what `Transactions.claim` and
-        `Specs.read` raise; the claim may have happened after `UnavailableError` only.
+        since a lost object must fail the task without costing an attempt; so are inputs. Raises what
+        `Transactions.claim`, `Specs.read` and `Inbox.read` raise; the claim may have happened after `UnavailableError`
+        only.
         """
         record = task.record
         now = self._clock.wall()
@@ -74,6 +86,7 @@ class Assigner:
         known = parse(spec, record.task) if spec is not None else None
         if known is None and record.spec_object:
             known = await self._specs.read(record)
+        inputs = await self._inbox.read(record, record.inputs_done)
         started = self._clock.boottime()
         transaction = self._transactions.claim(
             self._leading.guard(), task, claimed, node, workspace=workspace.entry if workspace else None
@@ -90,28 +103,36 @@ class Assigner:
         self._metrics.claim_seconds.observe(self._clock.boottime() - started)
         self._metrics.wait_seconds.observe(max(0.0, now - record.queued))
         self._hub.expect(record.tenant, record.task, claimed.uid, done.mod_revision)
-        self._send(done.record, done.mod_revision, known)
+        self._send(done.record, done.mod_revision, known, inputs)
         return done
 
     async def assign(self, task: Versioned[TaskRecord], attempt: Attempt) -> None:
         """Send the assignment of an attempt that its node does not have (rule 5; idempotent by token)."""
-        self._send(task.record, attempt.revision, await self._patiently(task.record))
+        spec = await self._patiently(task.record)
+        inputs = await self._insistently(lambda: self._inbox.read(task.record, task.record.inputs_done), task.record)
+        self._send(task.record, attempt.revision, spec, inputs)
 
     async def _patiently(self, record: TaskRecord) -> TaskSpec:
+        return await self._insistently(lambda: self._specs.read(record), record)
+
+    async def _insistently(self, read: Callable[[], Awaitable[T]], record: TaskRecord) -> T:
         while True:
             try:
-                return await self._specs.read(record)
+                return await read()
             except UnavailableError as error:
-                _log.warning("the spec cannot be read; waiting", task=record.task, error=error.message)
+                _log.warning("the spec or an input cannot be read; waiting", task=record.task, error=error.message)
                 await self._clock.sleep(_RETRY)
 
-    def _send(self, record: TaskRecord, token: int, spec: TaskSpec) -> None:
+    def _send(self, record: TaskRecord, token: int, spec: TaskSpec, inputs: Sequence[TaskInput]) -> None:
         link = self._links.get(record.node)
         if link is None:
             return  # its next Hello brings the assignment
         start = record.checkpoint or record.base
         if start is not None:
             link.takes(record.tenant, start.id)
+        # The rest follows as soon as the node says that it has the attempt, if these are not all.
+        last = inputs[-1].number if inputs else record.inputs_done
+        agent = record.plan.runtime != DEFAULT_RUNTIME
         link.send(
             ConnectResponse(
                 assignment=Assignment(
@@ -125,6 +146,12 @@ class Assigner:
                     head=ref_of(record.base) if record.base else None,
                     resumes=record.checkpoint is not None,
                     cancel_requested=record.cancel_requested,
+                    session_id=record.session if record.checkpoint is not None else "",
+                    inputs=inputs,
+                    inputs_done=record.inputs_done,
+                    closing=record.closes and last >= record.inputs,
+                    model_keys=self._mirror.state.model_keys.get(record.tenant) if agent else None,
+                    model_use=model_use_message(record.model_use),
                     log_limit=room_left(self._log_limit, (end.log_end for end in record.attempts[:-1])),
                 )
             )

@@ -27,6 +27,7 @@ from cloudclaw_scheduler.app.metrics import Metrics
 from cloudclaw_scheduler.app.mirror import Mirror
 from cloudclaw_scheduler.app.spawner import Spawner
 from cloudclaw_scheduler.app.state import Change, Kind
+from cloudclaw_scheduler.app.use import model_use_of, usage_of
 
 _log = structlog.get_logger()
 
@@ -190,7 +191,18 @@ class Checkpoints:
         if record.checkpoint is not None and record.checkpoint.id == pointer.id and request <= record.checkpoint_served:
             return  # its verdict was lost; the same id for a new request is a tree that did not change since
         frozen = report.frozen.ToMicroseconds() / 1_000_000
-        after = life.checkpointed(record, now, pointer, op_id=new_id("op"), request=request, frozen=frozen)
+        after = life.checkpointed(
+            record,
+            now,
+            pointer,
+            op_id=new_id("op"),
+            request=request,
+            frozen=frozen,
+            session=report.session_id,
+            inputs=report.inputs,
+            usage=usage_of(report),
+            model_use=model_use_of(report),
+        )
         await self._transactions.checkpoint(token, task, after, pointer)
         self._metrics.checkpoints.labels("committed").inc()
         self._metrics.freeze_seconds.observe(frozen)

@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 from cloudclaw.clock import Clock
-from cloudclaw.coordination import life
+from cloudclaw.coordination import conversation, life
 from cloudclaw.coordination.records import AttemptState, EndReason, Mode, TaskRecord, TaskState
 from cloudclaw.coordination.transactions import Transactions, Versioned
 from cloudclaw.errors import AbortedError, FencedError, PreconditionError, QuotaExceededError, UnavailableError
@@ -22,13 +22,17 @@ from cloudclaw_scheduler.app.logs import LogHub
 from cloudclaw_scheduler.app.metrics import Metrics
 from cloudclaw_scheduler.app.mirror import Mirror
 from cloudclaw_scheduler.app.results import Results, reported_part
+from cloudclaw_scheduler.app.spawner import Spawner
 from cloudclaw_scheduler.app.state import Attempt
-from cloudclaw_scheduler.domain.outcome import Outcome, commit_of, committed
+from cloudclaw_scheduler.app.use import model_use_of, usage_of
+from cloudclaw_scheduler.domain.outcome import Outcome, checked, commit_of, committed
 
 _log = structlog.get_logger()
 
 LOG_WAIT: Final = 2.0
 """Seconds that a finish waits for the log's last bytes before the node is told to report again."""
+PARKED_INLINE: Final = 1024
+"""Bytes of a last answer that are kept in the record of a parked task, beside all that its record is still to hold."""
 _TRIES: Final = 5
 COMMITTED: Final = ReportVerdict.VERDICT_COMMITTED
 FENCED: Final = ReportVerdict.VERDICT_FENCED
@@ -44,10 +48,12 @@ class Finisher:
         transactions: Transactions,
         hub: LogHub,
         results: Results,
+        spawner: Spawner,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
         self._mirror = mirror
+        self._spawner = spawner
         self._transactions = transactions
         self._hub = hub
         self._results = results
@@ -123,6 +129,7 @@ class Finisher:
                 task = now
                 continue
             keeps = done.state is TaskState.SUCCEEDED and done.plan.mode is not Mode.EPHEMERAL
+            keeps = keeps or outcome.parks
             if keeps and outcome.snapshot is not None:
                 link.caches(report.tenant, outcome.snapshot.id)
             return COMMITTED
@@ -147,6 +154,9 @@ class Finisher:
         self, task: Versioned[TaskRecord], token: int, outcome: Outcome, reported: AttemptOutcome
     ) -> TaskRecord:
         record = task.record
+        outcome = checked(record, outcome)
+        if outcome.parks and not record.cancel_requested:
+            return await self._park(task, token, outcome, reported)
         commit = commit_of(record, outcome)
         ended = functools.partial(
             life.reported,
@@ -161,17 +171,56 @@ class Finisher:
             retryable=outcome.retryable,
             token=token,
             started=outcome.started,
+            session=outcome.session,
+            usage=usage_of(reported),
+            model_use=model_use_of(reported),
         )
         after = ended()
         if after.state.ended:  # an attempt that is tried again leaves no result, and no object for one
             part = reported_part(reported, commit, record.queued)
+            if record.plan.interactive and not part.final_message:
+                part.final_message = await self._results.last_words(record)
             inline, name = await self._results.place(record, record.uid, part)
             after = ended(result=inline, result_object=name)
         held = Attempt(record.node, record.tenant, record.task, record.attempt, record.uid, token)
         await self._transactions.finish(held.token, task, after, snapshot=commit.snapshot, move_head=commit.move_head)
-        self._hub.close(record.uid)
-        self._count(after)
+        self._done(record, after)
         return after
+
+    async def _park(
+        self, task: Versioned[TaskRecord], token: int, outcome: Outcome, reported: AttemptOutcome
+    ) -> TaskRecord:
+        """The attempt gives its slot back; what it said last is kept, should nothing follow."""
+        record = task.record
+        assert outcome.snapshot is not None
+        part = task_pb2.Result(final_message=reported.final_message, session_id=outcome.session)
+        inline, name = await self._results.place(record, record.uid, part, most=PARKED_INLINE)
+        after = conversation.parked(
+            record,
+            self._clock.wall(),
+            outcome.snapshot,
+            outcome.message,
+            op_id=new_id("op"),
+            token=token,
+            log_end=outcome.log_end,
+            started=outcome.started,
+            session=outcome.session,
+            inputs=outcome.inputs,
+            usage=usage_of(reported),
+            model_use=model_use_of(reported),
+            result=inline,
+            result_object=name,
+        )
+        held = Attempt(record.node, record.tenant, record.task, record.attempt, record.uid, token)
+        await self._transactions.park(held.token, task, after, outcome.snapshot)
+        self._done(record, after)
+        return after
+
+    def _done(self, before: TaskRecord, after: TaskRecord) -> None:
+        self._hub.close(before.uid)
+        self._count(after)
+        if before.result_object and before.result_object != after.result_object:
+            self._spawner.spawn(self._results.forget(before))
 
     def _count(self, after: TaskRecord) -> None:
         end = after.attempts[-1]
@@ -179,7 +228,8 @@ class Finisher:
         if after.state.ended:
             self._metrics.ended.labels(after.state.value).inc()
         else:
-            self._metrics.requeued.labels("drain" if end.reason is EndReason.DRAINED else "retry").inc()
+            causes = {EndReason.DRAINED: "drain", EndReason.PARKED: "park"}
+            self._metrics.requeued.labels(causes.get(end.reason or EndReason.INTERNAL, "retry")).inc()
         _log.debug("finished", tenant=after.tenant, task=after.task, attempt=after.attempt, state=after.state.value)
 
 
@@ -199,6 +249,8 @@ def outcome_of(message: AttemptOutcome) -> Outcome:
         snapshot=pointer_of(snapshot) if snapshot else None,
         started=message.started.ToMicroseconds() / 1_000_000 if message.HasField("started") else 0.0,
         retryable=message.retryable,
+        inputs=message.inputs,
+        session=message.session_id,
     )
 
 

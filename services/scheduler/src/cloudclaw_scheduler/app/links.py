@@ -28,12 +28,21 @@ class Capacity:
     backend: str
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a stream carried to an attempt: the last input, and whether its conversation closes."""
+
+    inputs: int = 0
+    closing: bool = False
+
+
 class NodeLink:
     """One connected node. `term` is stamped on all that is sent.
 
     Attributes:
         running: what it said last that it runs, by token.
         asked: the latest checkpoint that each of those was asked for on this stream, by token.
+        told: what each of those was told of its conversation on this stream, by token.
     """
 
     def __init__(self, hello: Hello, term: int, now: float) -> None:
@@ -49,6 +58,7 @@ class NodeLink:
         self.missing: dict[int, int] = {}
         self.running: dict[int, RunningAttempt] = {}
         self.asked: dict[int, int] = {}
+        self.told: dict[int, Told] = {}
         self._cached: dict[tuple[str, str], None] = {}
         self.report_pools(hello.pools)
         self.report_attempts(hello.attempts)
@@ -77,6 +87,7 @@ class NodeLink:
         """Take over what it runs."""
         self.running = {running.token: running for running in attempts}
         self.asked = {token: request for token, request in self.asked.items() if token in self.running}
+        self.told = {token: told for token, told in self.told.items() if token in self.running}
 
     def caches(self, tenant: str, snapshot: str) -> None:
         """The node's host holds the tree of this snapshot ready."""

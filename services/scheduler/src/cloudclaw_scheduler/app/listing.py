@@ -22,7 +22,7 @@ from cloudclaw.history.bundles import Place, place_of
 from cloudclaw_scheduler.app.history import ArchivedRow, History
 from cloudclaw_scheduler.app.mirror import Mirror
 from cloudclaw_scheduler.app.queries import DEFAULT_PAGE, MAX_PAGE, SCAN, Filter, Page
-from cloudclaw_scheduler.app.state import TenantTasks
+from cloudclaw_scheduler.app.tenant_tasks import TenantTasks
 
 Task = Versioned[TaskRecord]
 

@@ -33,6 +33,8 @@ _LOADED: Final = (
     keys.TOMBSTONES,
     keys.CONSUMERS,
     keys.DELIVERIES,
+    keys.INPUTS,
+    keys.MODEL_KEYS,
 )
 _IGNORED: Final = (keys.REQUESTS, keys.SNAPSHOTS, keys.ELECTION)
 _RETRY: Final = 0.5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 from cloudclaw.clock import Clock
@@ -80,6 +81,8 @@ class Queries:
         """What a QUEUED task waits for, without its position."""
         if record.state is not TaskState.QUEUED:
             return Waiting()
+        if record.parked:
+            return Waiting("INPUT")
         if record.due:
             return Waiting("BACKOFF")
         if record.plan.writes:
@@ -113,6 +116,8 @@ class Queries:
             case "BACKOFF":
                 left = max(0.0, record.due - self._clock.wall())
                 said.append(f"Waits {left:.1f} s more before attempt {record.attempt + 1}.")
+            case "INPUT":
+                said.append(_parked_reason(record))
             case "WRITER":
                 said.append(f"Waits for the workspace {record.plan.workspace}, which {waiting.writer} holds.")
             case "SLOT":
@@ -138,3 +143,14 @@ class Queries:
             return f"No node offers the runtime {plan.runtime} in the pool {plan.pool} at the moment."
         ahead = f"{position} of the tenant's tasks go first" if position else "it is the tenant's next"
         return f"Waits for one of {sum(offering)} slots of the pool {plan.pool}; {ahead}."
+
+
+def _parked_reason(record: TaskRecord) -> str:
+    parked = f"Parked since {_clock(record.parked_since)} and holds no slot; it waits for input"
+    if record.later:
+        return f"{parked}, of which {record.later} are accepted for later, the next for {_clock(record.later_due)}."
+    return f"{parked} until {_clock(record.due)}, and ends then."
+
+
+def _clock(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -7,7 +7,7 @@ instance because etcd or the object store did not answer at the time.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import structlog
@@ -47,7 +47,9 @@ class Recovery:
         spawner: Spawner,
         clock: Clock,
         metrics: Metrics,
+        wake: Callable[[Versioned[TaskRecord]], Awaitable[bool]],
     ) -> None:
+        """`wake`: what is done with a parked task that is due (`Conversations.wake`)."""
         self._mirror = mirror
         self._leading = leading
         self._transactions = transactions
@@ -56,6 +58,7 @@ class Recovery:
         self._spawner = spawner
         self._clock = clock
         self._metrics = metrics
+        self._wake = wake
         self._busy: set[TaskKey] = set()
         self._slots = asyncio.Semaphore(AT_ONCE)
 
@@ -216,6 +219,9 @@ class Recovery:
             if self._mirror.state.delayed.get(key) != delayed or task is None or not task.record.due:
                 return
             try:
+                if task.record.parked:
+                    await self._wake(task)
+                    return
                 after = life.became_due(task.record, self._clock.wall(), op_id=new_id("op"))
                 await self._transactions.due(self._leading.guard(), task, after)
             except CloudClawError as error:

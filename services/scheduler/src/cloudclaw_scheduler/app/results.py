@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import base64
 
+import structlog
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
+from msgspec.structs import replace
 
 from cloudclaw.coordination.bounds import room_for_result
-from cloudclaw.coordination.records import AttemptEnd, AttemptState, TaskRecord, TaskState
-from cloudclaw.errors import DataLossError, NotFoundError, PreconditionError
+from cloudclaw.coordination.records import MAX_TASK_BYTES, AttemptEnd, AttemptState, TaskRecord, TaskState
+from cloudclaw.errors import CloudClawError, DataLossError, NotFoundError, PreconditionError
 from cloudclaw.objects.port import ObjectStore
 from cloudclaw.v1 import task_pb2
 from cloudclaw.v1.scheduler_pb2 import AttemptOutcome
+from cloudclaw_scheduler.app.use import model_use_message, usage_message
 from cloudclaw_scheduler.domain.outcome import Commit
+
+_log = structlog.get_logger()
 
 
 def timestamp(seconds: float) -> Timestamp | None:
@@ -53,7 +58,6 @@ def reported_part(outcome: AttemptOutcome, commit: Commit, queued: float) -> tas
     kept = commit.snapshot is not None
     return task_pb2.Result(
         final_message=outcome.final_message,
-        usage=outcome.usage if outcome.HasField("usage") else None,
         session_id=outcome.session_id,
         changed_files=outcome.changed_files if kept else None,
         changed_files_truncated=outcome.changed_files_truncated and kept,
@@ -75,10 +79,13 @@ class Results:
     def __init__(self, objects: ObjectStore) -> None:
         self._objects = objects
 
-    async def place(self, record: TaskRecord, uid: str, result: task_pb2.Result) -> tuple[str, str]:
-        """(inline, object) as the record keeps them; an object is stored by this call."""
+    async def place(
+        self, record: TaskRecord, uid: str, result: task_pb2.Result, most: int = MAX_TASK_BYTES
+    ) -> tuple[str, str]:
+        """(inline, object) as the record keeps them; an object is stored by this call. `most`: bytes inline."""
         data = result.SerializeToString()
-        if (len(data) + 2) // 3 * 4 <= room_for_result(record):
+        # What the record has now of a parked attempt's answer makes room for it.
+        if (len(data) + 2) // 3 * 4 <= min(most, room_for_result(replace(record, result=""))):
             return base64.b64encode(data).decode(), ""
         name = f"results/{record.tenant}/{record.task}/{uid}"
         await self._objects.put(name, data)
@@ -90,17 +97,34 @@ class Results:
             raise PreconditionError(
                 f"{record.task} has not ended yet; it is {record.state}", subject=record.task, reason="TASK_NOT_ENDED"
             )
+        result = await self._stored(record)
+        _fill(result, record)
+        return result
+
+    async def last_words(self, record: TaskRecord) -> str:
+        """What the conversation said last before it was parked; "" when that is nothing, or lost."""
+        try:
+            return (await self._stored(record)).final_message
+        except DataLossError as error:
+            _log.warning("the last answer of a conversation is lost", task=record.task, error=error.message)
+            return ""
+
+    async def forget(self, record: TaskRecord) -> None:
+        """Another answer took the place of the one that an object of `record` holds."""
+        try:
+            await self._objects.delete(record.result_object)
+        except CloudClawError as error:
+            _log.info("an answer of before stays", name=record.result_object, error=error.message)
+
+    async def _stored(self, record: TaskRecord) -> task_pb2.Result:
         try:
             if record.result_object:
-                result = task_pb2.Result.FromString(await self._objects.get(record.result_object))
-            else:
-                result = task_pb2.Result.FromString(base64.b64decode(record.result))
+                return task_pb2.Result.FromString(await self._objects.get(record.result_object))
+            return task_pb2.Result.FromString(base64.b64decode(record.result))
         except NotFoundError as error:
             raise DataLossError(f"the result of {record.task} is missing: {record.result_object}") from error
         except (DecodeError, ValueError) as error:
             raise DataLossError(f"the result of {record.task} cannot be read: {error}") from error
-        _fill(result, record)
-        return result
 
 
 def _fill(result: task_pb2.Result, record: TaskRecord) -> None:
@@ -118,6 +142,11 @@ def _fill(result: task_pb2.Result, record: TaskRecord) -> None:
     if record.state is not TaskState.SUCCEEDED and record.checkpoint is not None and record.plan.workspace:
         # Nothing was committed, and these files are all that the user gets; without a workspace none could be read.
         result.snapshot_id = record.checkpoint.id
+    if record.usage is not None:
+        result.usage.CopyFrom(usage_message(record.usage) or task_pb2.Usage())
+    if record.model_use is not None:
+        result.model_use.CopyFrom(model_use_message(record.model_use) or task_pb2.ModelUse())
+    result.session_id = result.session_id or record.session
     timings = result.timings
     if not timings.HasField("queued"):
         timings.queued.CopyFrom(timestamp(record.queued) or Timestamp())

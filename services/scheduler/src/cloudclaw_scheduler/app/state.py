@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import enum
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +16,8 @@ from cloudclaw.coordination.records import (
     AttemptRecord,
     ConsumerRecord,
     DeliveryRecord,
+    InputRecord,
+    ModelKeyRecord,
     NodeRecord,
     QueueRecord,
     TaskRecord,
@@ -27,15 +28,13 @@ from cloudclaw.coordination.records import (
 )
 from cloudclaw.coordination.transactions import Token, Versioned
 from cloudclaw.errors import DataLossError
-from cloudclaw.history.bundles import Place, place_of
+from cloudclaw_scheduler.app.tenant_tasks import TenantTasks
 
 _log = structlog.get_logger()
 
 TaskKey = tuple[str, str]
 """(tenant, task); also (tenant, workspace) for writers and workspaces."""
 
-_NEAR: Final = 1000
-"""Places from the end of a long order within which one insertion is cheaper than sorting it anew."""
 SPEC_BYTES: Final = 8 * 1024 * 1024
 """Bytes of inline specs kept for dispatch, so that a claim costs no further read."""
 
@@ -114,6 +113,16 @@ class Delivery:
     token: int
 
 
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A key in `inputs/`, without its text. `number` is 0 while it is not due, and for a mere end; `due` is 0 for one
+    that never waited."""
+
+    message_id: str
+    number: int
+    due: float
+
+
 class Kind(enum.Enum):
     """What changed; the value that comes with it in brackets."""
 
@@ -141,82 +150,6 @@ class Change:
     value: object
 
 
-class TenantTasks:
-    """The tasks of one tenant: by id, in the order of their creation, and the ended ones in the order of their end."""
-
-    def __init__(self) -> None:
-        self.records: dict[str, Versioned[TaskRecord]] = {}
-        # A load comes by id: sorted once, when it is asked for, and not at each insertion.
-        self._order: list[tuple[Place, str]] = []
-        self._order_sorted = True
-        self._ended: list[tuple[int, str]] = []
-        self._ended_sorted = True
-
-    def put(self, task: Versioned[TaskRecord]) -> None:
-        name = task.record.task
-        before = self.records.get(name)
-        if before is None:
-            item = (place_of(task), name)
-            self._insert(item)
-        elif before.record.state.ended:
-            self._forget_end(before)  # no writer changes an ended task; a hand with etcdctl might
-        if task.record.state.ended:
-            ended = (task.mod_revision, name)
-            self._ended_sorted = self._ended_sorted and (not self._ended or self._ended[-1] < ended)
-            self._ended.append(ended)
-        self.records[name] = task
-
-    def remove(self, task: str) -> None:
-        found = self.records.pop(task, None)
-        if found is not None:
-            order = self._by_place()
-            del order[bisect.bisect_left(order, (place_of(found), task))]
-            if found.record.state.ended:
-                self._forget_end(found)
-
-    def _forget_end(self, task: Versioned[TaskRecord]) -> None:
-        ended = self._by_end()
-        del ended[bisect.bisect_left(ended, (task.mod_revision, task.record.task))]
-
-    def ended_after(self, revision: int) -> Iterator[tuple[int, str]]:
-        """(revision of its end, id) of the tasks that ended after `revision`, in that order. Not to be held across an
-        await."""
-        ended = self._by_end()
-        for index in range(bisect.bisect_left(ended, (revision + 1, "")), len(ended)):
-            yield ended[index]
-
-    def _by_end(self) -> list[tuple[int, str]]:
-        if not self._ended_sorted:
-            self._ended.sort()
-            self._ended_sorted = True
-        return self._ended
-
-    def _insert(self, item: tuple[Place, str]) -> None:
-        order = self._order
-        if self._order_sorted:
-            # Replicas' clocks differ a little, so the newest task is not always the last.
-            index = bisect.bisect_left(order, item)
-            self._order_sorted = len(order) - index <= _NEAR
-            if self._order_sorted:
-                order.insert(index, item)
-                return
-        order.append(item)
-
-    def _by_place(self) -> list[tuple[Place, str]]:
-        if not self._order_sorted:
-            self._order.sort()
-            self._order_sorted = True
-        return self._order
-
-    def newest(self, before: Place | None = None) -> Iterator[Versioned[TaskRecord]]:
-        """Newest first; those whose place is before `before`, when it is given. Not to be held across an await."""
-        order = self._by_place()
-        index = bisect.bisect_left(order, (before, "")) if before else len(order)
-        while index > 0:
-            index -= 1
-            yield self.records[order[index][1]]
-
-
 class State:
     """All of it. Read freely; only `apply` writes. `queued_by`: lengths of the queue by (pool, tenant)."""
 
@@ -236,6 +169,10 @@ class State:
         self.consumers: dict[TaskKey, Versioned[ConsumerRecord]] = {}
         self.deliveries: dict[TaskKey, dict[str, Delivery]] = {}
         """What is being delivered, by (tenant, consumer) and task."""
+        self.inputs: dict[TaskKey, dict[str, Input]] = {}
+        """Of conversations that have any, by message id. A task that is shown has all of its own."""
+        self.model_keys: dict[str, dict[str, str]] = {}
+        """Tenants' keys for models by upstream, sealed."""
         self.pools: dict[str, set[str]] = {}
         self._specs: dict[TaskKey, bytes] = {}
         self._spec_bytes = 0
@@ -312,6 +249,15 @@ class State:
                     record = decode(entry.value, ConsumerRecord)
                     self.consumers[tenant, consumer] = Versioned(record, entry.create_revision, entry.mod_revision)
                 return Change(Kind.CONSUMER, (tenant, consumer))
+            case ["inputs", tenant, task, message_id]:
+                self._input(entry, deleted, (tenant, task), message_id)
+            case ["modelkeys", tenant, upstream]:
+                kept = self.model_keys.setdefault(tenant, {})
+                kept.pop(upstream, None)
+                if not deleted:
+                    kept[upstream] = decode(entry.value, ModelKeyRecord).sealed
+                if not kept:
+                    del self.model_keys[tenant]
             case ["deliveries", tenant, consumer, task]:
                 return self._delivery(entry, deleted, (tenant, consumer), task)
         return None
@@ -377,6 +323,16 @@ class State:
         delivery = Delivery(key[0], key[1], task, record.revision, entry.create_revision)
         self.deliveries.setdefault(key, {})[task] = delivery
         return None
+
+    def _input(self, entry: Entry, deleted: bool, key: TaskKey, message_id: str) -> None:
+        if not deleted:
+            record = decode(entry.value, InputRecord)
+            self.inputs.setdefault(key, {})[message_id] = Input(message_id, record.number, record.due)
+            return
+        inputs = self.inputs.get(key, {})
+        inputs.pop(message_id, None)
+        if not inputs:
+            self.inputs.pop(key, None)
 
     def _node(self, entry: Entry, deleted: bool, node: str) -> Change:
         if deleted:

@@ -16,9 +16,11 @@ from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw_scheduler.app.archiver import Archiver
 from cloudclaw_scheduler.app.assign import Assigner
 from cloudclaw_scheduler.app.checkpoints import Checkpoints
+from cloudclaw_scheduler.app.conversations import Conversations
 from cloudclaw_scheduler.app.dispatch import Dispatcher
 from cloudclaw_scheduler.app.finish import Finisher
 from cloudclaw_scheduler.app.forget import Forgetting
+from cloudclaw_scheduler.app.inbox import Inbox
 from cloudclaw_scheduler.app.leading import Leading
 from cloudclaw_scheduler.app.links import Links, NodeLink
 from cloudclaw_scheduler.app.logs import LogHub
@@ -46,6 +48,7 @@ class Tools:
     mirror: Mirror
     segments: Segments
     specs: Specs
+    inbox: Inbox
     results: Results
     clock: Clock
     metrics: Metrics
@@ -66,15 +69,43 @@ class Term:
         self.links = Links()
         self.hub = LogHub(mirror, tools.segments, self.spawner, clock, metrics, leading.term)
         assigner = Assigner(
-            leading, tools.transactions, tools.specs, self.links, self.hub, clock, metrics, tools.log_limit
+            mirror,
+            leading,
+            tools.transactions,
+            tools.specs,
+            tools.inbox,
+            self.links,
+            self.hub,
+            clock,
+            metrics,
+            tools.log_limit,
         )
         self.dispatcher = Dispatcher(mirror, self.links, assigner, tools.transactions, self.spawner, clock, metrics)
         self._timers = Timers(clock)
+        self._finisher = Finisher(mirror, tools.transactions, self.hub, tools.results, self.spawner, clock, metrics)
+        self._conversations = Conversations(
+            mirror,
+            leading,
+            tools.transactions,
+            self.links,
+            tools.inbox,
+            self._finisher,
+            self._timers,
+            self.spawner,
+            clock,
+        )
         self.recovery = Recovery(
-            mirror, leading, tools.transactions, self.hub, self._timers, self.spawner, clock, metrics
+            mirror,
+            leading,
+            tools.transactions,
+            self.hub,
+            self._timers,
+            self.spawner,
+            clock,
+            metrics,
+            self._conversations.wake,
         )
         self.silence = Silence(tools.kv, mirror, self.links, self.recovery, self.spawner, clock, tools.grace)
-        self._finisher = Finisher(mirror, tools.transactions, self.hub, tools.results, clock, metrics)
         self._log_streams: set[Outbox[pb.StreamLogsResponse]] = set()
         self._reconciler = Reconciler(mirror, self.links, assigner, self._finisher, self.spawner)
         self._checkpoints = Checkpoints(
@@ -91,7 +122,15 @@ class Term:
         """Recover what the last term left, then dispatch, for ever. `ready` is called when nodes may connect."""
         # What was written before this term began must be seen before anything is decided.
         await self._tools.mirror.reach(self.term)
-        parts = (self.recovery, self.dispatcher, self._reconciler, self._checkpoints, self._forgetting)
+        # Recovery first: it clears the timers that conversations set.
+        parts = (
+            self.recovery,
+            self._conversations,
+            self.dispatcher,
+            self._reconciler,
+            self._checkpoints,
+            self._forgetting,
+        )
         for part in parts:
             self._tools.mirror.subscribe(part)
         try:
@@ -129,6 +168,7 @@ class Term:
         link.send(pb.ConnectResponse(welcome=welcome))
         self._reconciler.compare(link, hello.attempts, greeting=True)
         self._checkpoints.heard(link)
+        self._conversations.heard(link)
         self._forgetting.greet(link)
         self.dispatcher.pump()
         return link
@@ -157,6 +197,7 @@ class Term:
         link.report_attempts(heartbeat.attempts)
         self._reconciler.compare(link, heartbeat.attempts, greeting=False)
         self._checkpoints.heard(link)
+        self._conversations.heard(link)
         if changed or refused:
             self.dispatcher.pump()
 

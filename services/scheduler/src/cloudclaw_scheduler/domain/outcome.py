@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cloudclaw.coordination.records import AttemptState, EndReason, Mode, SnapshotPointer, TaskRecord
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The part of a report that decides the task's state. `started`: unix seconds by the node's clock."""
+    """The part of a report that decides the task's state. `started`: unix seconds by the node's clock; `inputs`: the
+    snapshot contains all up to this number; `session`: the agent's."""
 
     state: AttemptState
     reason: EndReason
@@ -19,6 +20,13 @@ class Outcome:
     snapshot: SnapshotPointer | None
     started: float
     retryable: bool
+    inputs: int = 0
+    session: str = ""
+
+    @property
+    def parks(self) -> bool:
+        """The attempt waits for input, and gives its slot back."""
+        return self.reason is EndReason.PARKED
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +35,24 @@ class Commit:
 
     snapshot: SnapshotPointer | None = None
     move_head: bool = False
+
+
+def checked(record: TaskRecord, outcome: Outcome) -> Outcome:
+    """`outcome` as far as it can be true of this task.
+
+    Only a conversation parks, and only with a snapshot to go on from: otherwise its node is at fault. A conversation
+    whose agent ended by itself, while inputs that were accepted are not in what it left, has not ended: it is parked,
+    and goes on with them.
+    """
+    talks = record.plan.interactive and not record.cancel_requested
+    if outcome.parks and not record.cancel_requested and (not talks or outcome.snapshot is None):
+        why = "without a snapshot" if talks else "although it is no conversation"
+        message = f"parked by its node {why}"
+        return replace(outcome, reason=EndReason.INTERNAL, state=AttemptState.FAILED, message=message, retryable=True)
+    unanswered = outcome.state is AttemptState.SUCCEEDED and outcome.inputs < record.inputs
+    if talks and unanswered and not outcome.parks and outcome.snapshot is not None:
+        return replace(outcome, reason=EndReason.PARKED, state=AttemptState.FAILED)
+    return outcome
 
 
 def commit_of(record: TaskRecord, outcome: Outcome) -> Commit:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from cloudclaw.coordination.records import EndReason, Mode, Plan
+from cloudclaw.coordination.records import EndReason, Mode, ModelLimits, Plan
 from cloudclaw.errors import InvalidArgumentError
 from cloudclaw.ids import check_name, check_opaque_id
 from cloudclaw.snapshots.globs import check_pattern
@@ -31,6 +31,8 @@ MAX_LABELS: Final = 32
 MAX_LABEL_KEY_BYTES: Final = 63
 MAX_LABEL_VALUE_BYTES: Final = 255
 MAX_PRIORITY: Final = 100
+MAX_IDLE_SECONDS: Final = 30 * 86_400.0
+MAX_MODEL_BYTES: Final = 256
 
 DEFAULT_RUNTIME: Final = "command"
 DEFAULT_POOL: Final = "default"
@@ -39,9 +41,11 @@ DEFAULT_ATTEMPTS: Final = 3
 DEFAULT_BACKOFF: Final = 1.0
 DEFAULT_MULTIPLIER: Final = 2.0
 DEFAULT_MAX_BACKOFF: Final = 60.0
+DEFAULT_PARK_SECONDS: Final = 2.0
+DEFAULT_IDLE_SECONDS: Final = 86_400.0
 
 _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_NEVER_RETRIED: Final = frozenset({EndReason.COMPLETED, EndReason.CANCELED})
+_NEVER_RETRIED: Final = frozenset({EndReason.COMPLETED, EndReason.CANCELED, EndReason.PARKED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +75,11 @@ class Draft:
     priority: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
     pool: str = ""
+    model: str = ""
+    conversation: bool = False
+    park_after: float | None = None
+    idle_timeout: float | None = None
+    limits: ModelLimits | None = None
 
 
 def plan(draft: Draft) -> Plan:
@@ -86,6 +95,8 @@ def plan(draft: Draft) -> Plan:
         check_opaque_id(draft.session_id, "spec.session_id")
     if abs(draft.priority) > MAX_PRIORITY:
         raise _invalid("spec.priority", f"must be from -{MAX_PRIORITY} to {MAX_PRIORITY}; got {draft.priority}")
+    _check_model(draft, runtime)
+    park_after, idle_timeout = _conversation(draft, runtime)
     run = _duration(draft.run_timeout, "spec.timeouts.run", most=MAX_RUN_SECONDS)
     return Plan(
         runtime=runtime,
@@ -103,6 +114,10 @@ def plan(draft: Draft) -> Plan:
         run_timeout=run or DEFAULT_RUN_SECONDS,
         silence_timeout=_or(_duration(draft.silence_timeout, "spec.timeouts.silence"), 0.0),
         checkpoint_interval=_checkpoint_interval(draft.checkpoint_interval),
+        interactive=draft.conversation,
+        park_after=park_after,
+        idle_timeout=idle_timeout,
+        limits=draft.limits,
     )
 
 
@@ -186,6 +201,29 @@ def _check_labels(labels: Mapping[str, str]) -> None:
             raise _invalid("spec.labels", f"keys are 1 to {MAX_LABEL_KEY_BYTES} bytes; got {key[:80]!r}")
         if _size(value) > MAX_LABEL_VALUE_BYTES:
             raise _invalid("spec.labels", f"the value of {key!r} is over {MAX_LABEL_VALUE_BYTES} bytes")
+
+
+def _check_model(draft: Draft, runtime: str) -> None:
+    if draft.model and (_size(draft.model) > MAX_MODEL_BYTES or not draft.model.isprintable()):
+        raise _invalid("spec.model", f"must be at most {MAX_MODEL_BYTES} bytes, all of them printable")
+    limits = draft.limits
+    if limits is not None and not (math.isfinite(limits.spend_usd) and limits.spend_usd >= 0):
+        raise _invalid("spec.model_limits.spend_usd", f"must not be negative; got {limits.spend_usd}")
+    if runtime == DEFAULT_RUNTIME:
+        for name, given in (("model", draft.model), ("model_limits", limits), ("conversation", draft.conversation)):
+            if given:
+                raise _invalid(f"spec.{name}", "the command runtime has none: name the runtime of an agent")
+
+
+def _conversation(draft: Draft, runtime: str) -> tuple[float, float]:
+    """(park_after, idle_timeout); 0 for what is no conversation."""
+    if not draft.conversation:
+        return 0.0, 0.0
+    park = _duration(draft.park_after, "spec.conversation.park_after", most=MAX_RUN_SECONDS)
+    idle = _duration(draft.idle_timeout, "spec.conversation.idle_timeout", most=MAX_IDLE_SECONDS)
+    if idle == 0.0:
+        raise _invalid("spec.conversation.idle_timeout", "must be more than 0: it would end before any input")
+    return _or(park, DEFAULT_PARK_SECONDS), _or(idle, DEFAULT_IDLE_SECONDS)
 
 
 def _mode(draft: Draft) -> Mode:

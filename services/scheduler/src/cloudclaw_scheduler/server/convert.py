@@ -5,18 +5,20 @@ from __future__ import annotations
 from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
+from google.protobuf.message import Message as Proto
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from cloudclaw.coordination.records import TaskRecord, TaskState, Transition
+from cloudclaw.coordination.records import ModelLimits, TaskRecord, TaskState, Transition
 from cloudclaw.coordination.transactions import Versioned
 from cloudclaw.errors import InvalidArgumentError
+from cloudclaw.ids import check_opaque_id
 from cloudclaw.refs import ref_of
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1 import task_pb2
 from cloudclaw_scheduler.app.queries import Filter, Waiting
 from cloudclaw_scheduler.app.results import attempt_message, timestamp
-from cloudclaw_scheduler.domain.spec import Draft
+from cloudclaw_scheduler.app.send_input import Message
+from cloudclaw_scheduler.domain.spec import MAX_IDLE_SECONDS, MAX_PROMPT_BYTES, Draft
 
 _MODES: Final = {number: name.removeprefix("WORKSPACE_MODE_") for name, number in task_pb2.WorkspaceMode.items()}
 _REASONS: Final = {number: name.removeprefix("END_REASON_") for name, number in task_pb2.EndReason.items()}
@@ -25,7 +27,7 @@ _STATES: Final = {task_pb2.TaskState.Value(f"TASK_STATE_{state}"): state for sta
 
 def draft_of(spec: task_pb2.TaskSpec) -> Draft:
     """The spec as the domain checks it. `InvalidArgumentError` for a duration that is none."""
-    timeouts, retry = spec.timeouts, spec.retry
+    timeouts, retry, limits = spec.timeouts, spec.retry, spec.model_limits
     mode = spec.workspace.mode
     return Draft(
         runtime=spec.runtime,
@@ -50,6 +52,15 @@ def draft_of(spec: task_pb2.TaskSpec) -> Draft:
         priority=spec.priority,
         labels=dict(spec.labels),
         pool=spec.pool,
+        model=spec.model,
+        conversation=spec.HasField("conversation"),
+        park_after=seconds(spec.conversation, "park_after", "spec.conversation.park_after"),
+        idle_timeout=seconds(spec.conversation, "idle_timeout", "spec.conversation.idle_timeout"),
+        limits=ModelLimits(
+            requests=limits.requests, tokens=limits.tokens, spend_usd=limits.spend_usd, turns=limits.turns
+        )
+        if spec.HasField("model_limits")
+        else None,
     )
 
 
@@ -72,6 +83,22 @@ def filter_of(request: pb.ListTasksRequest) -> Filter:
         created_after=max(0, _milliseconds(request, "create_after") or 0),
         created_before=_milliseconds(request, "create_before"),
     )
+
+
+def message_of(request: pb.SendInputRequest) -> Message:
+    """A user's message to a conversation. `InvalidArgumentError`."""
+    message_id = check_opaque_id(request.message_id, "message_id")
+    size = len(request.text.encode())
+    if size > MAX_PROMPT_BYTES:
+        raise InvalidArgumentError(f"must be at most {MAX_PROMPT_BYTES} bytes; got {size}", field="text")
+    if not request.text and not request.end:
+        raise InvalidArgumentError("is empty; a message without text only closes a conversation (`end`)", field="text")
+    delay = seconds(request, "delay", "delay") or 0.0
+    if not 0 <= delay <= MAX_IDLE_SECONDS:
+        raise InvalidArgumentError(f"must be from 0 to {MAX_IDLE_SECONDS:.0f} s; got {delay} s", field="delay")
+    if delay and not request.text:
+        raise InvalidArgumentError("only a message with text can wait; an end without one is at once", field="delay")
+    return Message(message_id, request.text, request.end, delay)
 
 
 def task_message(
@@ -110,6 +137,11 @@ def task_message(
         checkpoint=ref_of(record.checkpoint) if record.checkpoint else None,
         checkpoint_time=timestamp(record.checkpoint_time) if record.checkpoint else None,
         archived=archived,
+        parked=record.parked,
+        inputs=record.inputs + record.later,
+        inputs_done=record.inputs_done,
+        session_id=record.session,
+        closing=record.closing and not record.state.ended,
     )
 
 
@@ -124,7 +156,7 @@ def _event(event: Transition) -> task_pb2.TaskEvent:
     )
 
 
-def seconds(message: Message, name: str, field: str) -> float | None:
+def seconds(message: Proto, name: str, field: str) -> float | None:
     """A duration's seconds, None when it is not set."""
     if not message.HasField(name):
         return None
@@ -134,7 +166,7 @@ def seconds(message: Message, name: str, field: str) -> float | None:
     return duration.seconds + duration.nanos / 1_000_000_000
 
 
-def _milliseconds(message: Message, name: str) -> int | None:
+def _milliseconds(message: Proto, name: str) -> int | None:
     """A time since the epoch, rounded up: creation times are whole milliseconds. None when it is not set."""
     if not message.HasField(name):
         return None

@@ -26,12 +26,13 @@ from cloudclaw_scheduler.app.mirror import Mirror
 from cloudclaw_scheduler.app.on_demand import OnDemand
 from cloudclaw_scheduler.app.queries import Queries, Waiting
 from cloudclaw_scheduler.app.results import Results
+from cloudclaw_scheduler.app.send_input import Sender
 from cloudclaw_scheduler.app.status import Status
 from cloudclaw_scheduler.app.submit import Submitter, task_not_found
 from cloudclaw_scheduler.app.tail import Tails
 from cloudclaw_scheduler.domain import spec as rules
 from cloudclaw_scheduler.ports.relay import RELAYED
-from cloudclaw_scheduler.server.convert import draft_of, filter_of, task_message
+from cloudclaw_scheduler.server.convert import draft_of, filter_of, message_of, task_message
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -53,6 +54,7 @@ class Services:
     status: Status
     metrics: Metrics
     on_demand: OnDemand
+    sender: Sender
 
 
 class TaskCalls:
@@ -70,6 +72,7 @@ class TaskCalls:
         self._status = services.status
         self._metrics = services.metrics
         self._on_demand = services.on_demand
+        self._sender = services.sender
 
     async def SubmitTask(self, request: pb.SubmitTaskRequest, context: Context) -> pb.SubmitTaskResponse:
         draft = draft_of(request.spec)
@@ -135,7 +138,8 @@ class TaskCalls:
         raise UnimplementedError("structured events are not served yet; TailLogs has the output")
 
     async def SendInput(self, request: pb.SendInputRequest, context: Context) -> pb.SendInputResponse:
-        raise UnimplementedError("input to running tasks is not served yet; give it as the prompt")
+        accepted = await self._sender.send(caller().tenant, _task_id(request.task_id), message_of(request))
+        return pb.SendInputResponse(accepted=accepted.fresh, number=accepted.number)
 
     async def SetModelKey(self, request: pb.SetModelKeyRequest, context: Context) -> pb.SetModelKeyResponse:
         raise UnimplementedError("input to running tasks is not served yet; give it as the prompt")
