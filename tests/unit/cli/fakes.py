@@ -56,6 +56,8 @@ class FakeScheduler(FakeResults, FakeAgents, _Scheduler):  # type: ignore[misc]
         self.on_break: Callable[[], None] = lambda: None
         self.node_address = ""
         self.changes: list[task_pb2.Task] = []
+        self.results: dict[str, task_pb2.Result] = {}
+        """What the results of tasks hold beside how they ended."""
         self.lists: list[pb.ListTasksRequest] = []
 
     def _away(self) -> None:
@@ -74,6 +76,12 @@ class FakeScheduler(FakeResults, FakeAgents, _Scheduler):  # type: ignore[misc]
         spec = request.spec
         if spec.pool == "missing":
             raise PreconditionError("no pool 'missing'", subject="pool", reason="NO_SUCH_POOL")
+        if spec.runtime not in ("", "command", "claude-code", "opencode"):
+            raise PreconditionError(
+                f"the pool 'default' does not offer the runtime {spec.runtime!r}; it offers: claude-code, command",
+                subject=spec.runtime,
+                reason="NO_SUCH_RUNTIME",
+            )
         if spec.pool == "full":
             raise QuotaExceededError("etcd is nearly full")
         if request.request_id in self.requests:
@@ -93,6 +101,8 @@ class FakeScheduler(FakeResults, FakeAgents, _Scheduler):  # type: ignore[misc]
             task_id=task_id, tenant=tenant, spec=spec, runtime=spec.runtime, pool=spec.pool or "default"
         )
         task.state = task_pb2.TASK_STATE_FAILED if code else task_pb2.TASK_STATE_SUCCEEDED
+        if spec.HasField("conversation"):
+            task.state = task_pb2.TASK_STATE_RUNNING
         task.labels.update(spec.labels)
         task.workspace.CopyFrom(spec.workspace)
         task.revision = len(self.tasks) + 1
@@ -168,6 +178,7 @@ class FakeScheduler(FakeResults, FakeAgents, _Scheduler):  # type: ignore[misc]
         reason = task_pb2.END_REASON_NONZERO_EXIT if code else task_pb2.END_REASON_COMPLETED
         result = task_pb2.Result(task_id=task.task_id, state=task.state, reason=reason, exit_code=code)
         result.message = f"exit code {code}" if code else ""
+        result.MergeFrom(self.results.get(task.task_id, task_pb2.Result()))
         for path in task.spec.artifacts:
             result.artifacts.add(path=path, size=5, digest="ab" * 32)
         return pb.GetResultResponse(result=result)
@@ -310,6 +321,9 @@ class FakePool(_Pool):  # type: ignore[misc]
         require_role("operator")
         pool = pool_pb.Pool(node="node-1", hard_cap=4, draining=self.draining)
         pool.capacity.pool, pool.capacity.slots = "default", 2
+        pool.capacity.runtimes.extend(["claude-code", "openclaw"])
+        pool.capacity.runtime_status.add(runtime="claude-code", ready=True, version="2.1.330")
+        pool.capacity.runtime_status.add(runtime="openclaw", reason="it needs Node 24.16 or later")
         return pool_pb.GetPoolResponse(pools=[pool])
 
     async def ListSlots(self, request: Any, context: Any) -> pool_pb.ListSlotsResponse:
@@ -318,6 +332,7 @@ class FakePool(_Pool):  # type: ignore[misc]
             pool_pb.Slot(slot=f"slot-{i}", state=pool_pb.SLOT_STATE_IDLE, pool="default", uid=200000 + i)
             for i in range(2)
         ]
+        slots[0].warm, slots[0].warm_memory_bytes = "claude-code", 168 << 20
         return pool_pb.ListSlotsResponse(slots=slots)
 
     async def DrainNode(self, request: Any, context: Any) -> pool_pb.DrainNodeResponse:

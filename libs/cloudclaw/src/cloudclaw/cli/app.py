@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cloudclaw.cli import logs, pool, results, status, submit, tasks, tenant, token, workspaces
+from cloudclaw.cli import conversations, logs, pool, results, status, submit, tasks, tenant, token, workspaces
 from cloudclaw.cli.command import Given, OutputFormat
 from cloudclaw.cli.dev import command as dev
 
@@ -36,6 +36,7 @@ def _root(
 submit.register(app)
 tasks.register(app)
 results.register(app)
+conversations.register(app)
 logs.register(app)
 status.register(app)
 workspaces.register(app)

@@ -41,6 +41,13 @@ _BY_REASON: Final = {
     "WRITER_BUSY": "`claw ws ls` shows who writes; try again when they have finished",
     "NO_CONSUMER": "`claw consumers ls` lists them; `claw results NAME` makes one",
     "TASK_NOT_RUNNING": "see `claw get TASK`; only what runs has something to keep",
+    "NOT_A_CONVERSATION": "`claw submit --conversation` makes one that takes input",
+    "TASK_ENDED": "`claw result TASK` shows how; `claw submit --session ID` in the same workspace goes on from it",
+    "CONVERSATION_CLOSED": "it ends when all is answered; `claw events TASK --follow` shows it",
+    "TOO_MANY_INPUTS": "wait until it has answered some: `claw events TASK --follow`",
+    "NO_SEALING_KEY": "the operator sets one up: CLAW_SCHEDULER_SEALING__KEYS, and the same for the gateways",
+    "NO_MODEL_KEY": "`claw tenant keys` lists those that there are",
+    "NO_SUCH_RUNTIME": "give one of these as --runtime, or another --pool; `claw pool get` shows all (role operator)",
     "QUOTA_EXCEEDED": "end or delete something first, or ask for more",
 }
 _BY_CODE: Final = {

@@ -26,6 +26,7 @@ _STYLES: Final = {
     "assigned": "cyan",
     "draining": "yellow",
     "gone": "dim",
+    "parked": "blue",
 }
 PROGRESS_AFTER: Final = 1.0
 """Seconds that something may take before its progress is shown."""
@@ -164,4 +165,4 @@ def _cell(value: object) -> Any:
     from rich.text import Text
 
     text = clean("" if value is None else str(value))
-    return Text(text, style=_STYLES.get(text, ""))
+    return Text(text, style=_STYLES.get(text.partition(" (")[0], ""))

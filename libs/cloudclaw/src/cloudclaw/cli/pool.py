@@ -12,7 +12,7 @@ from cloudclaw.cli.session import Session
 
 if TYPE_CHECKING:
     from cloudclaw.client import Pool
-    from cloudclaw.v1 import pool_manager_pb2
+    from cloudclaw.v1 import pool_manager_pb2, scheduler_pb2
 
 _NODE = Annotated[str, typer.Option("--node", help="Node; needed where there are several.")]
 _HELP = "Slots of nodes (role operator). --endpoint names a node's own service; without it --node does."
@@ -38,13 +38,22 @@ async def get(
 ) -> None:
     """Show the pools of a node, or of all."""
     rows = []
+    runtimes = []
     for manager in (await _managers(session, node)).values():
         for found in await manager.get(pool):
             if session.output.json:
                 session.output.message(found)
             rows.append(_pool_row(found))
-    if not session.output.json:
-        session.output.table(("NODE", "POOL", "BACKEND", "SLOTS", "IDLE", "CAP", "RUNTIMES", "STATE"), rows)
+            runtimes += [
+                (found.node, found.capacity.pool, status.runtime, *_readiness(status))
+                for status in found.capacity.runtime_status
+            ]
+    if session.output.json:
+        return
+    session.output.table(("NODE", "POOL", "BACKEND", "SLOTS", "IDLE", "CAP", "RUNTIMES", "STATE"), rows)
+    if runtimes:
+        session.output.line("")
+        session.output.table(("NODE", "POOL", "RUNTIME", "STATE", "VERSION", "REASON"), runtimes)
 
 
 async def slots(
@@ -58,7 +67,7 @@ async def slots(
                 session.output.message(slot)
             rows.append(_slot_row(name, slot))
     if not session.output.json:
-        columns = ("NODE", "SLOT", "STATE", "POOL", "PID", "UID", "TENANT", "TASK", "SERVED", "FOR", "LIMITS")
+        columns = ("NODE", "SLOT", "STATE", "WAITS", "POOL", "PID", "UID", "TENANT", "TASK", "SERVED", "FOR", "LIMITS")
         session.output.table(columns, rows)
 
 
@@ -170,6 +179,7 @@ def _slot_row(node: str, slot: pool_manager_pb2.Slot) -> tuple[object, ...]:
         node,
         slot.slot,
         _state(slot) + (" (warm)" if slot.sandbox_ready else ""),
+        _waiting(slot),
         slot.pool,
         slot.pid,
         f"{slot.uid}{' shared' if slot.uid_shared else ''}",
@@ -179,6 +189,20 @@ def _slot_row(node: str, slot: pool_manager_pb2.Slot) -> tuple[object, ...]:
         age(slot.state_time, time.time()),
         _limits(slot),
     )
+
+
+def _readiness(status: scheduler_pb2.RuntimeStatus) -> tuple[str, str, str]:
+    """State, version, and why it is not ready."""
+    return "ready" if status.ready else "not ready", status.version or "-", status.reason or "-"
+
+
+def _waiting(slot: pool_manager_pb2.Slot) -> str:
+    """The agent that waits warm in it, and its memory."""
+    from cloudclaw.cli.text import size
+
+    if not slot.warm:
+        return "-"
+    return f"{slot.warm} {size(slot.warm_memory_bytes)}" if slot.warm_memory_bytes else slot.warm
 
 
 def _state(slot: pool_manager_pb2.Slot) -> str:

@@ -15,9 +15,11 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from cloudclaw.client import AsyncClient
-    from cloudclaw.v1 import scheduler_pb2
+    from cloudclaw.v1 import scheduler_pb2, task_pb2
 
 _ROWS = 20
+_LOOKED_AT = 100
+"""Queued tasks of which those are shown that wait for their user."""
 
 
 def register(app: typer.Typer) -> None:
@@ -50,7 +52,7 @@ async def _screen(session: Session, client: AsyncClient) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
-    from cloudclaw.cli.tasks import COLUMNS, row
+    from cloudclaw.cli.task_view import COLUMNS, row
     from cloudclaw.cli.text import clean, size
     from cloudclaw.v1 import task_pb2
 
@@ -67,15 +69,23 @@ async def _screen(session: Session, client: AsyncClient) -> RenderableType:
     ]
     if status.nodes:
         parts += [Text(""), session.output.grid(NODE_COLUMNS, map(node_row, status.nodes))]
-    running = client.list(states=[task_pb2.TASK_STATE_RUNNING], page_size=_ROWS)
-    rows: list[tuple[object, ...]] = []
-    async with aclosing(running):
-        async for task in running:
-            if len(rows) == _ROWS:
-                break
-            rows.append(row(task))
+    rows = [row(task) for task in await _first(client, task_pb2.TASK_STATE_RUNNING, _ROWS)]
     parts += [Text(""), session.output.grid(COLUMNS, rows) if rows else Text("nothing runs", style="dim")]
+    parked = [task for task in await _first(client, task_pb2.TASK_STATE_QUEUED, _LOOKED_AT) if task.parked]
+    if parked:
+        parts += [Text(""), session.output.grid(COLUMNS, map(row, parked[:_ROWS]))]
     return Group(*parts)
+
+
+async def _first(client: AsyncClient, state: task_pb2.TaskState, count: int) -> list[task_pb2.Task]:
+    """The newest tasks in that state."""
+    found: list[task_pb2.Task] = []
+    async with aclosing(client.list(states=[state], page_size=count)) as tasks:
+        async for task in tasks:
+            if len(found) == count:
+                break
+            found.append(task)
+    return found
 
 
 NODE_COLUMNS = ("NODE", "STATE", "ATTEMPTS", "IDLE", "HEARTBEAT", "ADDRESS")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cloudclaw.cli.command import command
+from cloudclaw.cli.follow import run_to_end
 from cloudclaw.cli.session import STREAM, Session
 
 if TYPE_CHECKING:
@@ -29,6 +30,16 @@ async def submit(
     workspace: Annotated[str, typer.Option(help="File tree that it works in.")] = "",
     workspace_mode: Annotated[str, typer.Option(help="exclusive, fork or ephemeral.")] = "",
     session_id: Annotated[str, typer.Option("--session", help="Agent session to continue.")] = "",
+    model: Annotated[str, typer.Option(help="Model, in the agent's words; default: the pool's.")] = "",
+    max_turns: Annotated[int, typer.Option(help="Turns of the agent in one attempt; 0: no limit.", min=0)] = 0,
+    max_requests: Annotated[int, typer.Option(help="Requests to models, all attempts; 0: no limit.", min=0)] = 0,
+    max_tokens: Annotated[int, typer.Option(help="Tokens in and out, all attempts; 0: no limit.", min=0)] = 0,
+    max_spend: Annotated[float, typer.Option(help="Dollars, by the operator's prices; 0: no limit.", min=0)] = 0.0,
+    conversation: Annotated[
+        bool, typer.Option("--conversation", help="Wait for more input after each answer.")
+    ] = False,
+    park_after: Annotated[str, typer.Option(help="How long it keeps its slot while it waits; default 2s.")] = "",
+    idle_timeout: Annotated[str, typer.Option(help="Without input for so long it ends; default 24h.")] = "",
     pool: Annotated[str, typer.Option(help="Pool of slots.")] = "",
     priority: Annotated[int, typer.Option(help="Higher runs first: -100 to 100.")] = 0,
     request_id: Annotated[str, typer.Option(help="Makes it idempotent: the same id submits once.")] = "",
@@ -46,19 +57,31 @@ async def submit(
     label: Annotated[list[str] | None, typer.Option(help="Label, K=V; repeatable.")] = None,
     memory: Annotated[int, typer.Option(help="Memory limit, MiB; 0: the pool's.", min=0)] = 0,
     cpu: Annotated[float, typer.Option(help="Cores; 0: the pool's.", min=0)] = 0.0,
-    wait: Annotated[bool, typer.Option("--wait", help="Stream the log; exit 0 if it succeeded, 1 if not.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Show what it does to its end; exit 0 if it succeeded, 1 if not.")
+    ] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="With --wait: an agent's log as it is, not its events.")] = False,
     exit_code: Annotated[bool, typer.Option("--exit-code", help="With --wait: exit with the task's own code.")] = False,
 ) -> int:
-    """Submit a task and print its id."""
+    """Submit a task and print its id.
+
+    With --wait it shows the log of a command, and what an agent says and does.
+    """
     from cloudclaw.cli.text import duration, pairs
     from cloudclaw.errors import InvalidArgumentError
     from cloudclaw.v1 import task_pb2
 
     if exit_code and not wait:
         raise InvalidArgumentError("goes with --wait", field="--exit-code")
+    if raw and not wait:
+        raise InvalidArgumentError("goes with --wait", field="--raw")
+    if (park_after or idle_timeout) and not conversation:
+        raise InvalidArgumentError("goes with --conversation", field="--park-after" if park_after else "--idle-timeout")
     text = _prompt(prompt, prompt_file)
     if not argv and not text and runtime == "command":
         raise InvalidArgumentError("give a command after `--`, as in `claw submit -- echo hello`", field="ARGV")
+    if not argv and not text and not conversation:
+        raise InvalidArgumentError(f"say what {runtime} is to do: --prompt TEXT or --prompt-file F", field="--prompt")
     spec = task_pb2.TaskSpec(
         runtime=runtime,
         argv=argv or [],
@@ -69,7 +92,14 @@ async def submit(
         priority=priority,
         labels=pairs(label, "--label"),
         pool=pool,
+        model=model,
     )
+    if max_turns or max_requests or max_tokens or max_spend:
+        spec.model_limits.CopyFrom(
+            task_pb2.ModelLimits(turns=max_turns, requests=max_requests, tokens=max_tokens, spend_usd=max_spend)
+        )
+    if conversation:
+        spec.conversation.SetInParent()
     if workspace or workspace_mode:
         spec.workspace.name = workspace
         spec.workspace.mode = _mode(workspace_mode)
@@ -83,6 +113,8 @@ async def submit(
         (queue_timeout, spec.timeouts.queue, "--queue-timeout"),
         (silence_timeout, spec.timeouts.silence, "--silence-timeout"),
         (checkpoint_every, spec.checkpoint_interval, "--checkpoint-every"),
+        (park_after, spec.conversation.park_after, "--park-after"),
+        (idle_timeout, spec.conversation.idle_timeout, "--idle-timeout"),
     ):
         if given:
             target.CopyFrom(duration(given, option))
@@ -92,7 +124,11 @@ async def submit(
         session.output.message(task)
     else:
         session.output.line(task.task_id)
-    return await _follow(session, client, task.task_id, own_code=exit_code) if wait else 0
+    if not wait:
+        return 0
+    if runtime == "command" or raw:
+        return _code(await _log_to_end(session, client, task.task_id), own=exit_code)
+    return _code(await run_to_end(session, client, task.task_id), own=exit_code)
 
 
 def _prompt(text: str | None, file: Path | None) -> str:
@@ -125,9 +161,8 @@ def _mode(name: str) -> task_pb2.WorkspaceMode:
     return modes[name]
 
 
-async def _follow(session: Session, client: AsyncClient, task_id: str, *, own_code: bool) -> int:
+async def _log_to_end(session: Session, client: AsyncClient, task_id: str) -> task_pb2.Result:
     """Stream the log to its end, then say how the task ended."""
-    from cloudclaw.cli.failures import TASK_FAILED
     from cloudclaw.cli.logs import stream
     from cloudclaw.cli.text import clean, word
     from cloudclaw.v1 import task_pb2
@@ -137,11 +172,18 @@ async def _follow(session: Session, client: AsyncClient, task_id: str, *, own_co
     result = await client.result(task_id)
     if session.output.json:
         session.output.message(result)
-    succeeded = result.state == task_pb2.TASK_STATE_SUCCEEDED
-    if not succeeded:
+    if result.state != task_pb2.TASK_STATE_SUCCEEDED:
         state = word(task_pb2.TaskState.Name(result.state), "TASK_STATE_")
         reason = word(task_pb2.EndReason.Name(result.reason), "END_REASON_")
         session.output.remark(clean(f"{task_id} {state}: {reason}" + (f": {result.message}" if result.message else "")))
-    if own_code and result.HasField("exit_code"):
+    return result
+
+
+def _code(result: task_pb2.Result, *, own: bool) -> int:
+    """What the command ends with: the task's `own` code where it has one, otherwise whether it succeeded."""
+    from cloudclaw.cli.failures import TASK_FAILED
+    from cloudclaw.v1 import task_pb2
+
+    if own and result.HasField("exit_code"):
         return result.exit_code
-    return 0 if succeeded else TASK_FAILED
+    return 0 if result.state == task_pb2.TASK_STATE_SUCCEEDED else TASK_FAILED

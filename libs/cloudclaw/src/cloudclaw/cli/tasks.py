@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from cloudclaw.cli.command import command
+from cloudclaw.cli.follow import hint_for
+from cloudclaw.cli.runs import usage_words
 from cloudclaw.cli.session import STREAM, Session
+from cloudclaw.cli.task_view import COLUMNS, gateway_words, row, show_task, state_of, waits
 
 if TYPE_CHECKING:
     from cloudclaw.v1 import task_pb2
 
 _PAGE = 100
-COLUMNS = ("TASK", "STATE", "RUNTIME", "POOL", "WORKSPACE", "ATTEMPTS", "NODE", "AGE")
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +41,7 @@ async def get(session: Session, task: Annotated[str, typer.Argument(help="Task."
     if session.output.json:
         session.output.message(found)
     else:
-        _show(session, found)
+        show_task(session, found)
 
 
 async def ls(
@@ -116,7 +118,6 @@ async def result(session: Session, task: Annotated[str, typer.Argument(help="Tas
     if session.output.json:
         session.output.message(found)
         return
-    usage = found.usage
     times = found.timings
     session.output.record(
         {
@@ -126,8 +127,9 @@ async def result(session: Session, task: Annotated[str, typer.Argument(help="Tas
             "message": found.message,
             "exit code": found.exit_code if found.HasField("exit_code") else "",
             "final message": found.final_message,
-            "tokens": f"{usage.input_tokens} in, {usage.output_tokens} out" if usage.ByteSize() else "",
-            "cost": f"${usage.cost_usd:.4f}" if usage.HasField("cost_usd") else "",
+            "turns": found.usage.turns or "",
+            "reported": ", ".join(usage_words([found.usage])),
+            "gateway": gateway_words(found.model_use) if found.HasField("model_use") else "",
             "session": found.session_id,
             "snapshot": found.snapshot_id,
             "queued for": _between(times.queued, times.prepared),
@@ -135,6 +137,9 @@ async def result(session: Session, task: Annotated[str, typer.Argument(help="Tas
             "attempts": len(found.attempts),
         }
     )
+    hint = hint_for(found)
+    if hint:
+        session.output.remark(f"  {hint}")
     for file in found.changed_files:
         change = word(task_pb2.ChangedFile.Change.Name(file.change), "CHANGE_")
         session.output.line(f"  {change:<9}{_clean(file.path)}  {size(file.new_size)}")
@@ -153,6 +158,9 @@ async def explain(session: Session, task: Annotated[str, typer.Argument(help="Ta
         session.output.message(found)
         return
     session.output.line(f"{found.task.task_id} {state_of(found.task)}")
+    waiting = waits(found.task)
+    if waiting:
+        session.output.line(f"  it waits {waiting}; `claw send {found.task.task_id} TEXT` wakes it")
     for reason in found.reasons:
         session.output.line(f"  {_clean(reason)}")
 
@@ -183,88 +191,6 @@ async def watch(
                 return
 
 
-def row(task: task_pb2.Task) -> tuple[object, ...]:
-    """A task as a line of a table (`COLUMNS`)."""
-    from cloudclaw.cli.text import age
-
-    node = task.attempts[-1].node if task.attempts else ""
-    return (
-        task.task_id,
-        state_of(task),
-        task.runtime,
-        task.pool,
-        task.workspace.name or "-",
-        len(task.attempts),
-        node or "-",
-        age(task.create_time, time.time()),
-    )
-
-
-def state_of(task: task_pb2.Task) -> str:
-    """Its state in words, with what a queued task waits for."""
-    from cloudclaw.cli.text import word
-    from cloudclaw.v1 import task_pb2
-
-    state = word(task_pb2.TaskState.Name(task.state), "TASK_STATE_")
-    if task.state == task_pb2.TASK_STATE_QUEUED and task.wait_reason:
-        return f"{state} ({word(task_pb2.WaitReason.Name(task.wait_reason), 'WAIT_REASON_')})"
-    return state
-
-
-def _show(session: Session, task: task_pb2.Task) -> None:
-    from cloudclaw.cli.text import age, size, word
-    from cloudclaw.v1 import task_pb2
-
-    now = time.time()
-    session.output.record(
-        {
-            "task": task.task_id,
-            "tenant": task.tenant,
-            "state": state_of(task) + (", cancel requested" if task.cancel_requested else ""),
-            "runtime": task.runtime,
-            "command": " ".join(task.spec.argv),
-            "pool": task.pool,
-            "workspace": task.workspace.name,
-            "labels": " ".join(f"{key}={value}" for key, value in sorted(task.labels.items())),
-            "created": f"{age(task.create_time, now)} ago" + (", archived" if task.archived else ""),
-            "checkpoint": _checkpoint(task, now),
-        }
-    )
-    if task.attempts:
-        session.output.line("")
-        session.output.table(
-            ("ATTEMPT", "STATE", "NODE", "REASON", "EXIT", "LOG", "MESSAGE"),
-            [
-                (
-                    attempt.number,
-                    word(task_pb2.AttemptState.Name(attempt.state), "ATTEMPT_STATE_")
-                    + (" (resumed)" if attempt.resumed else ""),
-                    attempt.node,
-                    word(task_pb2.EndReason.Name(attempt.reason), "END_REASON_") if attempt.reason else "-",
-                    attempt.exit_code if attempt.HasField("exit_code") else "-",
-                    size(attempt.log_end),
-                    attempt.message,
-                )
-                for attempt in task.attempts
-            ],
-        )
-    if task.events:
-        session.output.line("")
-        session.output.table(
-            ("WHEN", "STATE", "ATTEMPT", "NODE", "MESSAGE"),
-            [
-                (
-                    f"{age(event.time, now)} ago",
-                    word(task_pb2.TaskState.Name(event.state), "TASK_STATE_"),
-                    event.attempt or "-",
-                    event.node or "-",
-                    event.message,
-                )
-                for event in task.events
-            ],
-        )
-
-
 def _change(session: Session, task: task_pb2.Task) -> None:
     if session.output.json:
         from cloudclaw.v1 import scheduler_pb2
@@ -286,15 +212,6 @@ def _state(name: str) -> task_pb2.TaskState:
     if full not in task_pb2.TaskState.keys() or full == "TASK_STATE_UNSPECIFIED":  # noqa: SIM118 - no mapping
         raise InvalidArgumentError("write queued, running, succeeded, failed or canceled", field="--state")
     return cast("task_pb2.TaskState", task_pb2.TaskState.Value(full))
-
-
-def _checkpoint(task: task_pb2.Task, now: float) -> str:
-    from cloudclaw.cli.text import age, size
-
-    kept = task.checkpoint
-    if not kept.snapshot_id:
-        return ""
-    return f"{kept.snapshot_id}, {age(task.checkpoint_time, now)} ago: {kept.files} files, {size(kept.bytes)}"
 
 
 def _moment(text: str, option: str) -> datetime | None:

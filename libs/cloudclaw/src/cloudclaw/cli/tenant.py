@@ -1,20 +1,100 @@
-"""`claw tenant`: whole tenants, for operators."""
+"""`claw tenant`: the tenant's keys for models; for operators, whole tenants."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Final
 
 import typer
 
 from cloudclaw.cli.command import command
 from cloudclaw.cli.session import Session
 
+_LONGEST_KEY: Final = 4096
+_UPSTREAM = Annotated[str, typer.Argument(help="Model endpoint of the gateway: anthropic, openai, or as configured.")]
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(no_args_is_help=True, help="Whole tenants (role operator).", rich_markup_mode=None)
-    command(group, "delete")(delete)
+    group = typer.Typer(no_args_is_help=True, help="A tenant's keys for models; its end.", rich_markup_mode=None)
+    for name, function in (("set-key", set_key), ("keys", keys), ("rm-key", rm_key), ("delete", delete)):
+        command(group, name)(function)
     app.add_typer(group, name="tenant")
+
+
+async def set_key(
+    session: Session,
+    upstream: _UPSTREAM,
+    surplus: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(help="File that holds the key; default: standard input, asked for on a terminal.")
+    ] = None,
+) -> None:
+    """Keep the tenant's key for a model endpoint. It is sealed there, given to no sandbox, and never shown."""
+    from cloudclaw.errors import InvalidArgumentError
+
+    if surplus:
+        # Others on the machine see command lines, so it is not taken, and not repeated here.
+        raise InvalidArgumentError(
+            "a key does not belong on a command line, where others see it; give --key-file or standard input, and"
+            " consider replacing this one",
+            field="KEY",
+        )
+    await session.client().set_model_key(upstream, _key(upstream, key_file))
+    if session.output.json:
+        session.output.fields({"upstream": upstream})
+    else:
+        session.output.line(f"the key for {upstream} is set; tasks that start from now on use it")
+
+
+async def keys(session: Session) -> None:
+    """List the model endpoints that the tenant has keys for."""
+    from cloudclaw.cli.text import age
+
+    rows = []
+    for key in await session.client().list_model_keys():
+        if session.output.json:
+            session.output.message(key)
+        rows.append((key.upstream, f"…{key.hint}" if key.hint else "-", f"{age(key.update_time, time.time())} ago"))
+    if not session.output.json:
+        empty = "no keys; `claw tenant set-key UPSTREAM` sets one"
+        session.output.table(("UPSTREAM", "ENDS IN", "SET"), rows, empty=empty)
+
+
+async def rm_key(session: Session, upstream: _UPSTREAM) -> None:
+    """Forget a key; tasks that run keep it until they end."""
+    await session.client().delete_model_key(upstream)
+    if session.output.json:
+        session.output.fields({"upstream": upstream})
+    else:
+        session.output.line(f"the key for {upstream} is forgotten")
+
+
+def _key(upstream: str, file: Path | None) -> str:
+    """The key, without the end of its line. What is wrong with one is said without it."""
+    import getpass
+
+    from cloudclaw.errors import InvalidArgumentError
+
+    try:
+        if file is not None:
+            given = file.read_text("utf-8")
+        elif sys.stdin.isatty():
+            given = getpass.getpass(f"key for {upstream}: ")
+        else:
+            given = sys.stdin.readline()
+    except UnicodeDecodeError:
+        raise InvalidArgumentError("it is no text", field="--key-file") from None
+    except OSError as error:
+        raise InvalidArgumentError(f"cannot read {file}: {error.strerror}", field="--key-file") from error
+    key = given.strip()
+    if not key:
+        raise InvalidArgumentError("no key came; give it by --key-file or on standard input", field="KEY")
+    if not (key.isascii() and key.isprintable()) or len(key) > _LONGEST_KEY:
+        raise InvalidArgumentError(f"a key is at most {_LONGEST_KEY} printable ASCII characters", field="KEY")
+    return key
 
 
 async def delete(
@@ -22,7 +102,7 @@ async def delete(
     name: Annotated[str, typer.Argument(help="Tenant.")],
     yes: Annotated[bool, typer.Option("--yes", help="Do it; nothing of it can be had back.")] = False,
 ) -> None:
-    """Remove a tenant: its tasks, results, logs, workspaces and all their bytes.
+    """Remove a tenant: its tasks, results, logs, workspaces and all their bytes (role operator).
 
     Refused while a task of it has not ended or somebody writes. Call it again when it broke off: it goes on.
     """

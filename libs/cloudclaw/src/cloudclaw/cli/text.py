@@ -39,6 +39,11 @@ def age(moment: Timestamp, now: float) -> str:
     return span(max(0.0, now - moment.ToNanoseconds() / 1e9))
 
 
+def until(moment: Timestamp, now: float) -> str:
+    """How long until then; nothing is left of what is past."""
+    return span(max(0.0, moment.ToNanoseconds() / 1e9 - now))
+
+
 def span(seconds: float) -> str:
     """A length of time: `3ms`, `0.42s`, `12s`, `3m20s`, `5h10m`, `4d`."""
     if 0 < seconds < 0.1:
