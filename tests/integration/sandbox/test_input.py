@@ -194,3 +194,30 @@ async def test_a_supervisor_of_an_earlier_release_takes_no_input_and_still_runs_
     for call in (slot.input(identity.uid, "m-1", data=b"x"), slot.egress(identity.uid)):
         with pytest.raises(PreconditionError, match="earlier release"):
             await call
+
+
+async def test_a_task_can_neither_speak_as_the_system_nor_see_its_spool(node: Node, slot: Slot) -> None:
+    forged = json.dumps({"cloudclaw": {"event": "input", "id": "forged"}})
+    source = f"""
+import os, subprocess
+for fd in range(64):
+    try:
+        os.write(fd, b'{forged}\\n')
+    except OSError:
+        pass
+for pid in (1, os.getppid()):
+    for fd in range(64):
+        try:
+            open(f"/proc/{{pid}}/fd/{{fd}}", "w").write("x")
+        except OSError:
+            continue
+        print("wrote to", pid, fd)
+for name in ("spool", "ctl", "*.log", "egress"):
+    print(subprocess.run(["find", "/", "-xdev", "-name", name, "-path", "*slots*"], capture_output=True).stdout)
+"""
+    note = b"true words\n"
+    ended = await slots.run(node, slot, slots.PYTHON, "-I", "-c", source, keep_stdin=True, note=note)
+    assert ended.exit.code == 0, ended.stderr
+    assert ended.system == note
+    assert ended.text == forged + "\n" + "b''\n" * 4
+    assert ended.stderr.decode() == forged + "\n"

@@ -106,6 +106,11 @@ class Sandbox:
         """All processes inside, the first one first."""
         return processes.descendants(self.pid)
 
+    def task_ended(self) -> bool:
+        """The task's end was told, though the sandbox's may not have been noticed yet."""
+        self._read_status()
+        return self.status.code is not None
+
     def close(self) -> None:
         """After the end: take the last status lines and close the pipes but the task's output."""
         if self._status >= 0:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import base64
 import os
 
-from cloudclaw_supervisor import command, protocol, script, seccomp
 from cloudclaw_supervisor import loop as loops
+from cloudclaw_supervisor import protocol, script
 from cloudclaw_supervisor.attempt import Attempt
 from cloudclaw_supervisor.cgroup import Groups
 from cloudclaw_supervisor.egress import Egress
 from cloudclaw_supervisor.loop import Loop
-from cloudclaw_supervisor.sandbox import Sandbox
 from cloudclaw_supervisor.server import Connection, RequestError, Server
 from cloudclaw_supervisor.spool import Spool
+from cloudclaw_supervisor.workshop import Workshop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     Request = dict[str, Any]
 
 _COALESCE = 0.005
-_BUILD_TRIES = 3
 _LOOK_FOR_SOCKET = 3.0
 
 
@@ -48,20 +47,16 @@ class Supervisor:
         self._loop = Loop(self._reap)
         self._server = Server(self._loop, listener, self._handle, self._greet)
         self._egress = Egress(self._loop, egress, self._listening) if egress is not None else None
-        self._seccomp = os.memfd_create("seccomp")
-        os.write(self._seccomp, seccomp.program(os.uname().machine, allow_tracing=config.debug))
-        self._sandbox: Sandbox | None = None
-        self._sandbox_tmp = 0
+        self._workshop = Workshop(self._loop, config, root, self._groups, self._built)
         self._attempt: Attempt | None = None
         self._contact = loops.boottime()
         self._push: Timer | None = None
         self._pushed = 0.0
-        self._build_errors: list[str] = []
-        self._waiting_ready: list[tuple[Connection, Request]] = []
         self._waiting_exit: list[tuple[Connection, Request]] = []
         self._operations: dict[str, Callable[[Connection, Request], None]] = {
             "status": lambda connection, request: connection.reply(request, status=self._status(True)),
             "prepare": self._prepare,
+            "warm": self._warm,
             "start": self._start,
             "deadline": self._deadline,
             "freeze": self._freeze,
@@ -74,7 +69,7 @@ class Supervisor:
             "release": self._release,
             "shutdown": self._shutdown,
         }
-        self._build(config.tmp_bytes)
+        self._workshop.rebuild()
         self._loop.call_in(_LOOK_FOR_SOCKET, self._end_when_unreachable)
 
     def run(self) -> None:
@@ -83,33 +78,10 @@ class Supervisor:
 
     # Sandboxes
 
-    def _build(self, tmp_bytes: int, writable: list[tuple[str, str]] | None = None) -> None:
-        config = self._config
-        if not config.prebuild and writable is None:
-            return
-        extra = [] if config.stage else config.extra
-        read_only = [*config.read_only, *extra]
-        options = command.options(self._root, config.slot, tmp_bytes, read_only, writable or [], config.egress)
-        self._sandbox_tmp = tmp_bytes
-        self._sandbox = Sandbox(
-            self._loop,
-            config.bwrap,
-            options,
-            self._seccomp,
-            config.lock_fd,
-            self._groups,
-            config.open_files,
-            self._ready,
-            config.egress,
-        )
-
-    def _ready(self) -> None:
-        self._build_errors = []
+    def _built(self) -> None:
+        """A sandbox is ready, or what is warm in it has changed."""
         if self._egress is not None:
             self._egress.look_again()
-        waiting, self._waiting_ready = self._waiting_ready, []
-        for connection, request in waiting:
-            self._prepare(connection, request)
         self._changed()
 
     def _reap(self) -> None:
@@ -121,31 +93,22 @@ class Supervisor:
             if pid == 0:
                 return
             # Other pids are orphans of a bubblewrap that was killed before its child.
-            if self._sandbox is not None and pid == self._sandbox.pid:
+            sandbox = self._workshop.sandbox
+            if sandbox is not None and pid == sandbox.pid:
                 self._sandbox_ended(status)
 
     def _sandbox_ended(self, status: int) -> None:
-        sandbox, self._sandbox = self._sandbox, None
-        assert sandbox is not None
+        attempt = self._attempt
+        if attempt is None or attempt.exit is not None:
+            self._workshop.lost(status)
+            return
+        self._workshop.sandbox = None
         if self._egress is not None:
             self._egress.look_again()
-        if self._attempt is not None and self._attempt.exit is None:
-            self._attempt.ended(status)
-            waiting, self._waiting_exit = self._waiting_exit, []
-            for connection, request in waiting:
-                connection.reply(request, self._attempt.exit)
-            return
-        sandbox.close()
-        sandbox.close_output()
-        if not sandbox.status.ready:
-            self._build_errors.append("; ".join(sandbox.status.messages) or f"wait status {status}")
-        if self._waiting_ready and len(self._build_errors) < _BUILD_TRIES:
-            self._build(self._waiting_ready[0][1]["tmp_bytes"])
-            return
-        waiting, self._waiting_ready = self._waiting_ready, []
+        attempt.ended(status)
+        waiting, self._waiting_exit = self._waiting_exit, []
         for connection, request in waiting:
-            connection.refuse(request, RequestError(f"no sandbox could be built: {self._build_errors[-1:]}"))
-        self._build_errors = []
+            connection.reply(request, attempt.exit)
 
     # Requests
 
@@ -161,19 +124,16 @@ class Supervisor:
         operation(connection, request)
 
     def _prepare(self, connection: Connection, request: Request) -> None:
-        """Answer when a sandbox with this /tmp waits for its task."""
-        if self._attempt is not None or not self._config.prebuild:
-            connection.reply(request)
-            return
-        sandbox = self._sandbox
-        if sandbox is not None and self._sandbox_tmp == request["tmp_bytes"] and sandbox.status.ready:
-            connection.reply(request)
-            return
-        self._waiting_ready.append((connection, request))
-        if sandbox is None:
-            self._build(request["tmp_bytes"])
-        elif self._sandbox_tmp != request["tmp_bytes"] and sandbox.status.ready:
-            sandbox.kill()  # its end builds the one that is waited for
+        if self._attempt is not None:
+            connection.reply(request)  # `start` says what is in the way
+        else:
+            self._workshop.prepare(connection, request)
+
+    def _warm(self, connection: Connection, request: Request) -> None:
+        if self._attempt is not None:
+            raise RequestError(f"the slot holds attempt {self._attempt.uid}")
+        self._workshop.warm_up(request)
+        connection.reply(request, status=self._status())
 
     def _start(self, connection: Connection, request: Request) -> None:
         identity, limits = request["attempt"], request["limits"]
@@ -187,10 +147,7 @@ class Supervisor:
             roots = [f"{request['tree']}/workspace", f"{request['tree']}/home"]
             for path in roots:  # the trees' contents are hostile, and so may be what stands in their place
                 os.close(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW))
-            self._build(limits["tmp_bytes"], [(roots[0], "/workspace"), (roots[1], "/home/agent")])
-        sandbox = self._sandbox
-        if sandbox is None or (self._config.prebuild and self._sandbox_tmp != limits["tmp_bytes"]):
-            raise RequestError("no sandbox is ready: prepare comes first")
+        sandbox, warm = self._workshop.take(request, roots)
         self._attempt = Attempt(
             self._loop,
             self._config,
@@ -205,12 +162,15 @@ class Supervisor:
             self._changed,
             self._grown,
         )
-        pids = limits["pids"] if self._config.count_processes else 0
-        text = script.compose(request["argv"], request["env"], request["cwd"], limits["file_bytes"], pids)
         self._attempt.note(base64.b64decode(request.get("note", "")))
         sandbox.stdin.write(base64.b64decode(request["stdin"]))
         if not request.get("keep_stdin"):
             sandbox.stdin.finish()
+        if warm:
+            connection.reply(request, status=self._status())
+            return
+        pids = limits["pids"] if self._config.count_processes else 0
+        text = script.compose(request["argv"], request["env"], request["cwd"], limits["file_bytes"], pids)
         sandbox.run(text, lambda: connection.reply(request, status=self._status()))
 
     def _of(self, request: Request) -> Attempt:
@@ -260,9 +220,10 @@ class Supervisor:
         self._server.obeys(request["incarnation"])
         self._contact = loops.boottime()
         self._of(request)
-        if self._sandbox is None or self._sandbox.listener is None:
+        sandbox = self._workshop.sandbox
+        if sandbox is None or sandbox.listener is None:
             raise RequestError("its sandbox has ended", protocol.NO_EGRESS)
-        return self._sandbox.listener.fd
+        return sandbox.listener.fd
 
     def _forget(self, connection: Connection, request: Request) -> None:
         self._of(request).forget(request["upto"])
@@ -279,7 +240,7 @@ class Supervisor:
         attempt.spool.remove()
         self._attempt = None
         connection.reply(request, status=self._status())
-        self._build(self._sandbox_tmp)  # the next attempt likely wants the same /tmp
+        self._workshop.rebuild()
 
     def _shutdown(self, connection: Connection, request: Request) -> None:
         connection.reply(request)
@@ -295,9 +256,11 @@ class Supervisor:
 
     def _status(self, whole: bool = False) -> dict[str, Any]:
         """The slot's status; `whole` with what may be long and is not pushed."""
-        attempt, sandbox = self._attempt, self._sandbox
+        attempt, warm = self._attempt, self._workshop.warm
         if attempt is None:
-            return {"phase": "idle", "sandbox_ready": sandbox is not None and sandbox.status.ready}
+            state, key = (warm.state, warm.key) if warm is not None else (protocol.COLD, "")
+            ready = self._workshop.ready and state != protocol.WARMING
+            return {"phase": "idle", "sandbox_ready": ready, "warm": state, "warm_key": key}
         status = {
             "phase": attempt.phase,
             "paused": attempt.paused,
