@@ -24,11 +24,13 @@ from cloudclaw.objects.port import ObjectStore
 from cloudclaw.rpc.auth import Authenticator
 from cloudclaw.rpc.metrics_server import serve_metrics
 from cloudclaw.rpc.server import RpcServer
+from cloudclaw.sealing import Sealer
 from cloudclaw.v1.scheduler_pb2_grpc import add_SchedulerServiceServicer_to_server
 from cloudclaw_scheduler.adapters.grpc_relay import GrpcRelay
 from cloudclaw_scheduler.app.archiver import Archiver, Rules
 from cloudclaw_scheduler.app.consumers import Consumers
 from cloudclaw_scheduler.app.control import Control
+from cloudclaw_scheduler.app.events import Events
 from cloudclaw_scheduler.app.feed import Feed
 from cloudclaw_scheduler.app.gauges import Sampler
 from cloudclaw_scheduler.app.history import History
@@ -38,6 +40,7 @@ from cloudclaw_scheduler.app.listing import Listing
 from cloudclaw_scheduler.app.lookup import Lookup
 from cloudclaw_scheduler.app.metrics import Metrics
 from cloudclaw_scheduler.app.mirror import Mirror
+from cloudclaw_scheduler.app.model_keys import ModelKeys
 from cloudclaw_scheduler.app.on_demand import OnDemand
 from cloudclaw_scheduler.app.queries import Queries
 from cloudclaw_scheduler.app.results import Results
@@ -112,6 +115,9 @@ class Scheduler:
         pools = {pool: frozenset(runtimes.split()) for pool, runtimes in settings.pools.items()}
         self.submitter = Submitter(kv, self.mirror, transactions, specs, self.fullness, clock, metrics, pools, history)
         lookup = Lookup(transactions, specs, history)
+        tails = Tails(
+            self.mirror, feed, segments, self.relay, lambda: self.leader.hub, self._leading_address, clock, history
+        )
         services = Services(
             mirror=self.mirror,
             submitter=self.submitter,
@@ -119,17 +125,19 @@ class Scheduler:
             lookup=lookup,
             listing=Listing(self.mirror, history),
             feed=feed,
-            tails=Tails(
-                self.mirror, feed, segments, self.relay, lambda: self.leader.hub, self._leading_address, clock, history
-            ),
+            tails=tails,
+            events=Events(self.mirror, lookup, tails),
             results=results,
             status=Status(self.mirror, self.leader, self.elected, self.fullness, self.relay, clock, version()),
             metrics=metrics,
             sender=Sender(self.mirror, transactions, lookup, inbox, self.fullness, clock),
             on_demand=OnDemand(self.mirror, feed, transactions, lookup, clock),
         )
+        # Keys for models, which only the nodes' gateways open again.
+        sealer = Sealer(settings.sealing.keys) if settings.sealing.keys else None
+        model_keys = ModelKeys(self.mirror, transactions, sealer, clock)
         self.server = RpcServer(settings.server, authenticator, clock=clock)
-        servicer = SchedulerServicer(services, self.consumers, self.leader)
+        servicer = SchedulerServicer(services, self.consumers, model_keys, self.leader)
         self.server.add(SERVICE, add_SchedulerServiceServicer_to_server, servicer)
 
     def elected(self) -> tuple[str, int] | None:

@@ -132,7 +132,8 @@ class Watch:
 
 
 class Events:
-    """One task's structured events: each sequence number once and in order, through any number of breaks."""
+    """One task's structured events, each once and in order, through any number of breaks. Their numbers step back where
+    a failure took events back that were shown before they were durable."""
 
     def __init__(self, stub: SchedulerServiceAsyncStub, patience: Patience, request: scheduler_pb2.WatchEventsRequest):
         self._stub = stub
@@ -150,8 +151,7 @@ class Events:
         call = self._stub.WatchEvents(request)
         try:
             async for response in call:
-                if response.event.sequence >= self._next:
-                    self._next = response.event.sequence + 1
-                    yield response.event
+                self._next = response.event.sequence + 1
+                yield response.event
         finally:
             call.cancel()

@@ -59,6 +59,7 @@ class Metrics:
         self.log_stalls = Counter(
             "cloudclaw_log_stalls", "Log segments that could not be stored at once", registry=registry
         )
+        self.event_streams = Gauge("cloudclaw_event_streams", "Streams of events being served", registry=registry)
         self.tails = Gauge("cloudclaw_tails", "Log tails being served", registry=registry)
         self.deliveries = Counter(
             "cloudclaw_result_deliveries",

@@ -79,15 +79,18 @@ class Tails:
         self._clock = clock
         self._history = history
 
-    async def tail(self, tenant: str, request: TailLogsRequest, authorization: str, *, relayed: bool) -> Stream:
-        """The log of `request.task_id` from its cursor on. Raises as `TailLogs` documents."""
+    async def tail(
+        self, tenant: str, request: TailLogsRequest, authorization: str, *, relayed: bool, start: int = 0
+    ) -> Stream:
+        """The log of `request.task_id` from its cursor on. `start`: the attempt to begin with, of a request for all.
+        Raises as `TailLogs` documents."""
         if relayed and self._hub() is None:
             raise not_leader(self._leader())
         await self._mirror.caught_up()
         if self._mirror.state.task(tenant, request.task_id) is None:
             await self._mirror.sync(keys.task(tenant, request.task_id))
         archived: TaskRecord | None = None
-        cursor = _Cursor(request.attempt, request.offset, asked=request.offset)
+        cursor = _Cursor(request.attempt or start, request.offset, asked=request.offset)
         with self._feed.signal(tenant, request.task_id) as changed:
             while True:
                 changed.clear()

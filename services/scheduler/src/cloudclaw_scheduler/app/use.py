@@ -21,7 +21,7 @@ def usage_of(message: Message, field: str = "usage") -> Usage | None:
         return None
     usage: task_pb2.Usage = getattr(message, field)
     told: dict[str, Any] = {
-        name: _sane(getattr(usage, name)) for name in Usage.__struct_fields__ if usage.HasField(name)
+        name: sane(getattr(usage, name)) for name in Usage.__struct_fields__ if usage.HasField(name)
     }
     return Usage(**told) if told else None
 
@@ -31,7 +31,7 @@ def model_use_of(message: Message, field: str = "model_use") -> ModelUse | None:
     if not message.HasField(field):
         return None
     use: task_pb2.ModelUse = getattr(message, field)
-    told: dict[str, Any] = {name: _sane(getattr(use, name)) for name in ModelUse.__struct_fields__}
+    told: dict[str, Any] = {name: sane(getattr(use, name)) for name in ModelUse.__struct_fields__}
     return ModelUse(**told)
 
 
@@ -52,7 +52,8 @@ def model_use_message(use: ModelUse | None) -> task_pb2.ModelUse | None:
     return task_pb2.ModelUse(**known)
 
 
-def _sane(value: float) -> float:
+def sane(value: float) -> float:
+    """`value`, if it can be a count or a sum of money; otherwise 0, or the most that is believed."""
     return min(value, MAX_COUNT) if math.isfinite(value) and value >= 0 else 0
 
 

@@ -13,11 +13,11 @@ from google.protobuf.duration_pb2 import Duration
 
 from cloudclaw.coordination.records import TaskRecord, TaskState
 from cloudclaw.coordination.transactions import Versioned
-from cloudclaw.errors import UnimplementedError
 from cloudclaw.refs import ref_of
 from cloudclaw.rpc.auth import caller
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1 import task_pb2
+from cloudclaw_scheduler.app.events import Events
 from cloudclaw_scheduler.app.feed import Feed
 from cloudclaw_scheduler.app.listing import Listing
 from cloudclaw_scheduler.app.lookup import Found, Lookup
@@ -50,6 +50,7 @@ class Services:
     listing: Listing
     feed: Feed
     tails: Tails
+    events: Events
     results: Results
     status: Status
     metrics: Metrics
@@ -66,6 +67,7 @@ class TaskCalls:
         self._queries = services.queries
         self._feed = services.feed
         self._tails = services.tails
+        self._events = services.events
         self._lookup = services.lookup
         self._listing = services.listing
         self._results = services.results
@@ -134,21 +136,25 @@ class TaskCalls:
                 async for response in tail:
                     yield response
 
-    def WatchEvents(self, request: pb.WatchEventsRequest, context: Context) -> AsyncIterator[pb.WatchEventsResponse]:
-        raise UnimplementedError("structured events are not served yet; TailLogs has the output")
+    async def WatchEvents(
+        self, request: pb.WatchEventsRequest, context: Context
+    ) -> AsyncIterator[pb.WatchEventsResponse]:
+        metadata = {str(key): value for key, value in context.invocation_metadata() or ()}
+        events = self._events.watch(
+            caller().tenant,
+            _task_id(request.task_id),
+            request.from_sequence,
+            str(metadata.get("authorization", "")),
+            follow=request.follow,
+        )
+        with self._metrics.event_streams.track_inprogress():
+            async with aclosing(events):
+                async for event in events:
+                    yield pb.WatchEventsResponse(event=event)
 
     async def SendInput(self, request: pb.SendInputRequest, context: Context) -> pb.SendInputResponse:
         accepted = await self._sender.send(caller().tenant, _task_id(request.task_id), message_of(request))
         return pb.SendInputResponse(accepted=accepted.fresh, number=accepted.number)
-
-    async def SetModelKey(self, request: pb.SetModelKeyRequest, context: Context) -> pb.SetModelKeyResponse:
-        raise UnimplementedError("input to running tasks is not served yet; give it as the prompt")
-
-    async def ListModelKeys(self, request: pb.ListModelKeysRequest, context: Context) -> pb.ListModelKeysResponse:
-        raise UnimplementedError("input to running tasks is not served yet; give it as the prompt")
-
-    async def DeleteModelKey(self, request: pb.DeleteModelKeyRequest, context: Context) -> pb.DeleteModelKeyResponse:
-        raise UnimplementedError("input to running tasks is not served yet; give it as the prompt")
 
     async def ExplainTask(self, request: pb.ExplainTaskRequest, context: Context) -> pb.ExplainTaskResponse:
         found = await self._lookup.task(caller().tenant, _task_id(request.task_id))
