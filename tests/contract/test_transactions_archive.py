@@ -10,7 +10,7 @@ from cloudclaw.coordination import keys, life
 from cloudclaw.coordination.records import RequestRecord, TaskRecord, decode, encode
 from cloudclaw.coordination.transactions import Versioned
 from cloudclaw.errors import FencedError, NotFoundError, UnavailableError
-from tests.support.coordination import BOTH_STORES, EPHEMERAL, NOW, TENANT, Scene, scene_on
+from tests.support.coordination import BOTH_STORES, EPHEMERAL, NOW, TALK, TENANT, Scene, scene_on
 from tests.support.etcd_server import running_etcd
 
 etcd_server = pytest.fixture(scope="module")(running_etcd)
@@ -45,6 +45,26 @@ async def test_ended_tasks_go_with_all_they_have_and_the_others_stay(scene: Scen
     lease = await scene.kv.grant(60)
     assert await scene.tx.archive(ended, lease) == ended
     assert await left(scene) == {waiting.record.task, kept.record.task}
+
+
+@pytest.mark.parametrize("count", [1, 100, 101, 1001])
+async def test_a_conversation_goes_with_all_that_was_said(scene: Scene, count: int) -> None:
+    task = await scene.parked()
+    ended = await scene.tx.cancel(task, life.canceled(task.record, NOW, op_id=scene.op()))
+    own = keys.input_(TENANT, ended.record.task, "")
+    for number in range(count):
+        await scene.place(f"{own}m{number}", b"{}")
+    await scene.place(own[:-1] + "0/m", b"{}")
+    assert await scene.tx.archive([ended], 0) == [ended]
+    assert [key for key in await scene.dump() if key.startswith(keys.INPUTS)] == [own[:-1] + "0/m"]
+
+
+async def test_what_was_said_stays_when_the_task_changed(scene: Scene) -> None:
+    task = await scene.told(await scene.queued(TALK), "m")
+    ended = await scene.tx.cancel(task, life.canceled(task.record, NOW, op_id=scene.op()))
+    await scene.change(ended)
+    assert await scene.tx.archive([ended], 0) == []
+    assert keys.input_(TENANT, ended.record.task, "m") in await scene.dump()
 
 
 async def test_at_most_25_tasks_go_in_one_transaction(scene: Scene) -> None:

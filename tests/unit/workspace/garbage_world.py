@@ -231,12 +231,14 @@ class World:
 
     # -- what a task does --
 
-    async def submit(self, name: str = "", mode: Mode = Mode.EPHEMERAL) -> Versioned[TaskRecord]:
+    async def submit(
+        self, name: str = "", mode: Mode = Mode.EPHEMERAL, *, interactive: bool = False
+    ) -> Versioned[TaskRecord]:
         """A queued task."""
         record = life.queued(
             tenant=TENANT,
             task=self.name("task"),
-            plan=Plan(workspace=name, mode=mode),
+            plan=Plan(workspace=name, mode=mode, interactive=interactive, idle_timeout=60.0),
             now=self.clock.wall(),
             op_id=self.name("op"),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cloudclaw.coordination import conversation, life
 from cloudclaw.coordination.records import TaskRecord
 from cloudclaw.coordination.transactions import Versioned
 from cloudclaw_workspace.adapters.archive import BundleArchive
@@ -68,6 +69,25 @@ async def test_a_task_that_left_no_result_keeps_no_artifacts(world: World) -> No
     assert len(await days(world)) == 2
     await world.fail(token, task)
     assert await days(world) == {f"logs/{TENANT}/{uid}/0-1"}
+
+
+async def test_what_was_said_to_a_conversation_goes_when_it_has_ended(world: World) -> None:
+    """While it is parked, its checkpoint and what it said last stay too."""
+    token, task = await world.claim(await world.submit(interactive=True))
+    name, uid = task.record.task, task.record.uid
+    checkpoint = await world.store(uid)
+    said, last = f"inputs/{TENANT}/{name}/d1", f"results/{TENANT}/{name}/{uid}"
+    for object_name in (said, last):
+        await world.objects.put(object_name, b"1")
+    after = conversation.parked(task.record, 1.0, checkpoint, op_id="op-park", result_object=last)
+    task = await world.tx.park(token, task, after, checkpoint)
+    left = await days(world)
+    assert {said, last} <= left
+    assert any(one.startswith(f"tenants/{TENANT}/manifests/") for one in left)
+    await world.tx.cancel(task, life.canceled(task.record, 1.0, op_id="op-cancel"))
+    left = await days(world)
+    assert said not in left
+    assert last in left
 
 
 async def test_an_archived_task_keeps_what_it_had_and_no_more(world: World) -> None:

@@ -37,6 +37,9 @@ class Facts:
                 return self._any(lambda outputs: outputs.result(task, name))
             case names.Log(uid):
                 return uid in self.live or self._any(lambda outputs: outputs.log(uid))
+            case names.Said(task):
+                # Until its end: then the log has what was said. No input is stored for a task that has ended.
+                return self.outputs.unfinished(task)
             case _:
                 return True
 

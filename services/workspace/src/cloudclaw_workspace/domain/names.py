@@ -28,20 +28,27 @@ class Log:
     uid: str
 
 
+@dataclass(frozen=True, slots=True)
+class Said:
+    """An object that holds a user's message to a conversation."""
+
+    task: str
+
+
 def swept(tenant: str) -> tuple[str, ...]:
     """Prefixes of what garbage collection looks at, in the order of their names. Not specs: these are put a moment
     before the submit that refers to them."""
-    return tuple(f"{kind}/{tenant}/" for kind in ("artifacts", "logs", "results", "tenants"))
+    return tuple(f"{kind}/{tenant}/" for kind in ("artifacts", "inputs", "logs", "results", "tenants"))
 
 
 def everything(tenant: str) -> tuple[str, ...]:
     """Prefixes of all that belongs to a tenant, in the order of their names. Each ends in `/`, so that `acme` is never
     `acme-2`."""
-    kinds = ("artifacts", "gc", "history", "logs", "results", "specs", "tenants")
+    kinds = ("artifacts", "gc", "history", "inputs", "logs", "results", "specs", "tenants")
     return tuple(f"{kind}/{tenant}/" for kind in kinds)
 
 
-KINDS = ("artifacts/", "gc/", "logs/", "results/", "tenants/")
+KINDS = ("artifacts/", "gc/", "inputs/", "logs/", "results/", "tenants/")
 """What objects that may be garbage begin with; the tenant follows."""
 
 
@@ -50,7 +57,7 @@ def candidates(tenant: str) -> str:
     return f"gc/{tenant}/candidates"
 
 
-def parse(name: str) -> Stored | Output | Log | None:
+def parse(name: str) -> Stored | Output | Log | Said | None:
     """What `name` says; None for a name that this version does not know, whose object is left alone."""
     match name.split("/"):
         case ["tenants", _, "manifests" | "packs", uid, _]:
@@ -61,5 +68,7 @@ def parse(name: str) -> Stored | Output | Log | None:
             return Output(task, uid, artifact=False)
         case ["logs", _, uid, _]:
             return Log(uid)
+        case ["inputs", _, task, _]:
+            return Said(task)
         case _:
             return None

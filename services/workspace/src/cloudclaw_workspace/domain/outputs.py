@@ -52,6 +52,10 @@ class Outputs:
         """A task tells of the attempt, so its log is wanted."""
         return self._has("logs", uid)
 
+    def unfinished(self, task: str) -> bool:
+        """The task has not ended."""
+        return self._has("task", task)
+
     def result(self, task: str, name: str) -> bool:
         """The task has chosen the object `name` as its result, or may still do so."""
         return self._has("result", name) or self._has("task", task)
