@@ -41,7 +41,7 @@ test: ## Run all tests; PYTEST_ARGS="-k name" narrows them
 
 demo: ## Two tenants, two nodes, one of them killed: see every task finish once
 	@deploy/setup.sh etcd
-	@$(BIN)/python deploy/demo/demo.py
+	@$(BIN)/python -m deploy.demo
 
 up: ## Start a local stack in the background; its state stays in ~/.local/state/cloudclaw
 	@deploy/setup.sh etcd

@@ -74,7 +74,7 @@ def test_trouble_and_lost_attempts_are_shown() -> None:
         pb.RunEvent(retry=pb.RunRetry(kind="overloaded", message="529", attempt=2)),
         pb.RunEvent(error=pb.RunError(kind="overloaded", message="529", retryable=True)),
         pb.RunEvent(finished=finished),
-        progress("attempt", "1 was lost with node-1"),
+        progress("attempt", "attempt 1 on node-1 ended LOST"),
         started(2, resumed=True),
         progress("parked", attempt=2),
     ) == [
@@ -82,7 +82,7 @@ def test_trouble_and_lost_attempts_are_shown() -> None:
         "↻ the agent asks its model again, try 2: overloaded: 529",
         "! overloaded: 529 (worth another attempt)",
         "! model-overloaded: 529",
-        "--- attempt: 1 was lost with node-1 ---",
+        "--- attempt 1 on node-1 ended LOST ---",
         "--- attempt 2 ---",
         "claude-code, sonnet, session s-1, continued",
         "--- parked ---",

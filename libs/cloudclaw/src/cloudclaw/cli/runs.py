@@ -107,8 +107,7 @@ class RunView:
     def _progress(self, progress: scheduler_pb2.RunProgress) -> None:
         if progress.phase in ("turn", "checkpoint"):
             return
-        said = f"{progress.phase}: {progress.message}" if progress.message else progress.phase
-        self._write(short(f"--- {said.removeprefix('note: ')} ---", _WIDE), "notice")
+        self._write(short(f"--- {progress.message or progress.phase} ---", _WIDE), "notice")
 
     def _error(self, error: scheduler_pb2.RunError) -> None:
         again = " (worth another attempt)" if error.retryable else ""

@@ -1,31 +1,19 @@
-"""The demo: two tenants, two nodes, one of them killed at work, every task finished once.
-
-Everything is done through the `claw` command, and each command is shown, so that it can be typed again. It starts a
-stack of its own in a temporary folder on free ports, and leaves nothing running and nothing behind.
-"""
+"""The first part: two tenants put work into the queue, and a node is killed in the middle of it."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import queue
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-CLAW = [sys.executable, "-m", "cloudclaw.cli"]
-QUIET = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LANG": "C.UTF-8"}
-COLOURED = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+from deploy.demo.stage import CLAW, ROOT, Tenant, Victim, say
 
 COMPILE = """
 n=0
@@ -40,69 +28,29 @@ TESTS = "cd src && PYTHONPATH=supervisor/src:vendor python3 -B -m pytest -q -c /
 SEARCH = "grep -rn --include='*.py' 'fencing token' src | tee found.txt | wc -l"
 
 
-def main() -> int:
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="claw-demo-") as folder:
-        stack = Path(folder) / "stack"
-        say("Starting etcd, the scheduler, the workspace service and two nodes of two warm slots each")
-        with running_stack(stack) as ready:
-            tenants = [Tenant("acme", stack, ready), Tenant("globex", stack, ready)]
-            tree = source_tree(Path(folder))
-            say("Two tenants upload a source tree: this repository's own libraries, with their tests")
-            for tenant in tenants:
-                tenant.claw("ws", "create", "code")
-                tenant.claw("ws", "put", str(tree), "code")
-            say("They put work into the queue")
-            timeline = Timeline(tenants)
-            tasks = []
-            for tenant in tenants:
-                fork = ("--workspace", "code", "--workspace-mode", "fork")
-                tasks += [
-                    Task(tenant, "byte-compile", tenant.submit("--workspace", "code", "--", "sh", "-c", COMPILE)),
-                    Task(tenant, "unit tests", tenant.submit(*fork, "--", "sh", "-c", TESTS)),
-                    Task(tenant, "search", tenant.submit(*fork, "--", "sh", "-c", SEARCH)),
-                ]
-            victim = kill_a_node(tasks[0], stack, ready, timeline)
-            failed = finish(tasks, timeline)
-            timeline.show(tasks, victim)
-            show_results(tasks)
-        left = [pid for pid in victim.pids if alive(pid)]
-    say(f"Stopped. Nothing is left running. {time.monotonic() - started:.0f} s in all")
-    if failed or left:
-        say(f"Something went wrong: failed tasks {failed}, processes left {left}")
-        return 1
-    return 0
-
-
-class Tenant:
-    """A tenant with a token of its own, and the `claw` command."""
-
-    def __init__(self, name: str, stack: Path, ready: dict[str, Any]) -> None:
-        self.name = name
-        self.env = {
-            **QUIET,
-            "CLAW_ENDPOINT": ready["endpoints"]["scheduler"],
-            "CLAW_WORKSPACE_ENDPOINT": ready["endpoints"]["workspace"],
-        }
-        token = self.claw("token", "create", "--tenant", name, "--key", str(stack / "keys" / "dev.key"))
-        self.env["CLAW_TOKEN"] = token.strip()
-
-    def claw(self, *arguments: str, quiet: bool = False) -> str:
-        """Run `claw`, show the command, and answer what it printed. Ends the demo when it fails."""
-        if not quiet:
-            show_command(self.name, arguments)
-        done = subprocess.run([*CLAW, *arguments], env=self.env, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise SystemExit(f"claw {' '.join(arguments[:3])} … failed with {done.returncode}: {done.stderr}")
-        return done.stdout
-
-    def json(self, *arguments: str) -> list[dict[str, Any]]:
-        """Run `claw … --output json`; one object a line."""
-        return [json.loads(line) for line in self.claw(*arguments, "--output", "json", quiet=True).splitlines()]
-
-    def submit(self, *arguments: str) -> str:
-        """Submit a task; answers its id."""
-        return self.claw("submit", *arguments).split()[0]
+def show(tenants: list[Tenant], tree: Path, stack: Path, ready: dict[str, Any]) -> Victim:
+    """Play it; answers the node that was killed. Ends the demo when a task does not succeed."""
+    say("Two tenants upload a source tree: this repository's own libraries, with their tests")
+    for tenant in tenants:
+        tenant.claw("ws", "create", "code")
+        tenant.claw("ws", "put", str(tree), "code")
+    say("They put work into the queue")
+    timeline = Timeline(tenants)
+    tasks = []
+    for tenant in tenants:
+        fork = ("--workspace", "code", "--workspace-mode", "fork")
+        tasks += [
+            Task(tenant, "byte-compile", tenant.submit("--workspace", "code", "--", "sh", "-c", COMPILE)),
+            Task(tenant, "unit tests", tenant.submit(*fork, "--", "sh", "-c", TESTS)),
+            Task(tenant, "search", tenant.submit(*fork, "--", "sh", "-c", SEARCH)),
+        ]
+    victim = kill_a_node(tasks[0], stack, ready, timeline)
+    failed = finish(tasks, timeline)
+    timeline.show(tasks, victim)
+    show_results(tasks)
+    if failed:
+        raise SystemExit(f"something went wrong: failed tasks {failed}")
+    return victim
 
 
 class Task:
@@ -114,14 +62,6 @@ class Task:
     def get(self) -> dict[str, Any]:
         """The task as it is now."""
         return self.tenant.json("get", self.id)[0]
-
-
-class Victim:
-    """The node that was killed: its name, processes, and when."""
-
-    def __init__(self, node: str, pids: list[int]) -> None:
-        self.node, self.pids = node, pids
-        self.time = time.monotonic()
 
 
 class Timeline:
@@ -221,19 +161,8 @@ def kill_a_node(task: Task, stack: Path, ready: dict[str, Any], timeline: Timeli
             if "compiled 8:" in line:
                 break
         tail.terminate()
-    node = task.get()["attempts"][-1]["node"]
-    operator = {**task.tenant.env, "CLAW_TOKEN": ready["operator_token"]}
-    listed = subprocess.run(
-        [*CLAW, "pool", "slots", "--endpoint", ready["endpoints"][f"pool-manager@{node}"], "--output", "json"],
-        env=operator, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    slots = [json.loads(line)["pid"] for line in listed.splitlines()]
-    manager = int((stack / "run" / f"pool-manager@{node}.pid").read_text())
-    victim = Victim(node, [manager, *slots])
-    for pid in victim.pids:
-        os.kill(pid, signal.SIGKILL)
-    timeline.note(f"*** {node} is killed with -9: its pool-manager and all its slots")
-    say(f"Killed {node} with -9, in the middle of it")
+    victim = Victim(task.get()["attempts"][-1]["node"], task.tenant, stack, ready)
+    timeline.note(f"*** {victim.node} is killed with -9: its pool-manager and all its slots")
     return victim
 
 
@@ -286,53 +215,3 @@ def source_tree(folder: Path) -> Path:
         if package == "pytest":
             shutil.copy(found.parent / "py.py", tree / "vendor")
     return tree.parent
-
-
-@contextmanager
-def running_stack(directory: Path) -> Iterator[dict[str, Any]]:
-    """`claw dev` until the block ends; yields what `ready.json` says."""
-    arguments = [
-        "dev",
-        "--data-dir",
-        str(directory),
-        "--nodes",
-        "2",
-        "--slots",
-        "2",
-        "--base-port",
-        "0",
-        "--no-restart",
-    ]
-    show_command("you", arguments)
-    dev = subprocess.Popen([*CLAW, *arguments], stdout=subprocess.PIPE, text=True, start_new_session=True)
-    try:
-        assert dev.stdout is not None
-        if not dev.stdout.readline().startswith("ready"):
-            raise SystemExit(f"claw dev did not start (exit code {dev.wait()}); its reason is above")
-        yield json.loads((directory / "ready.json").read_text())
-    finally:
-        dev.send_signal(signal.SIGINT)
-        dev.wait(60)
-
-
-def alive(pid: int) -> bool:
-    """The process exists, zombies aside."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except FileNotFoundError:
-        return False
-
-
-def say(text: str) -> None:
-    """A heading."""
-    print(f"\n\x1b[1m{text}\x1b[0m" if COLOURED else f"\n{text}", flush=True)
-
-
-def show_command(who: str, arguments: Any) -> None:
-    """A command as one would type it; scripts are cut to their first words."""
-    words = [a if "\n" not in a and len(a) < 60 else "'…'" for a in arguments]
-    print(f"  {who}$ claw {' '.join(words)}", flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
