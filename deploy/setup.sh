@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up everything that CloudClaw needs on this machine, and says what it installs.
 #
-#   deploy/setup.sh [NAME…]      NAME as in deploy/tools/install.sh, or agents (default: all of them)
+#   deploy/setup.sh [NAME…]      NAME as in deploy/tools/install.sh, or agents, docker (default: all of them)
 #   deploy/setup.sh --python     only steps 1 and 2
 #
 #   1. uv                        only when there is none, into the user's cache
@@ -10,6 +10,8 @@
 #   4. etcd, etcdctl, grpcurl, minio, versitygw   built by Go, when Go is there, into the user's cache
 #   5. agents                    Claude Code, OpenCode, OpenClaw, Codex, Gemini, in exact versions from npm, into the
 #                                user's cache (as root with apt, npm too, where it is missing)
+#   6. docker                    the system packages of a Docker engine, and of mmdebstrap, which makes base images
+#                                (as root with apt): for the docker backend, its images and its tests
 #
 # Safe to run again at any time; when nothing is missing it takes well under a second.
 # With CI set, anything that is missing at the end is an error.
@@ -98,14 +100,31 @@ setup_agents() {
   say "going on without them: only the runtime 'command' serves, and tests of agents are skipped" >&2
 }
 
+setup_docker() {
+  local missing=()
+  command -v dockerd >/dev/null 2>&1 || missing+=(docker.io)
+  command -v mmdebstrap >/dev/null 2>&1 || missing+=(mmdebstrap)
+  if [ ${#missing[@]} -eq 0 ]; then return; fi
+  if can_apt && apt_install "slots in containers, and their images" "${missing[@]}"; then return; fi
+  say "${missing[*]} is missing, and installing it needs root on a Debian or Ubuntu" >&2
+  if [ -n "${CI:-}" ]; then fail "the engine that tests need could not be installed"; fi
+  say "going on without it: the bubblewrap backend serves, and tests of the docker backend are skipped" >&2
+}
+
 setup_python
 if [ "${1:-}" = --python ]; then exit 0; fi
 setup_bubblewrap
 
 tools=()
 agents=
+docker=
 for name in "$@"; do
-  if [ "$name" = agents ]; then agents=yes; else tools+=("$name"); fi
+  case $name in
+    agents) agents=yes ;;
+    docker) docker=yes ;;
+    *) tools+=("$name") ;;
+  esac
 done
 if [ $# -eq 0 ] || [ ${#tools[@]} -gt 0 ]; then setup_tools "${tools[@]}"; fi
 if [ $# -eq 0 ] || [ -n "$agents" ]; then setup_agents; fi
+if [ $# -eq 0 ] || [ -n "$docker" ]; then setup_docker; fi

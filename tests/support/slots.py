@@ -9,7 +9,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,11 @@ from typing import Any
 from cloudclaw.clock import SystemClock
 from cloudclaw_pool_manager.backends.bubblewrap import BubblewrapPool
 from cloudclaw_pool_manager.backends.config import BackendConfig
+from cloudclaw_pool_manager.backends.containers.config import DockerConfig
+from cloudclaw_pool_manager.backends.docker import DockerPool
 from cloudclaw_pool_manager.domain.attempt import AttemptId, Exit, KillReason, Launch, Limits, Stream
 from cloudclaw_pool_manager.ports.backend import Slot, SlotPhase, SlotStatus
+from tests.support.engine import Docker
 
 PYTHON_PREFIX = os.path.realpath(sys.base_prefix)
 PYTHON = os.path.realpath(sys.executable)
@@ -28,6 +31,8 @@ WITHIN = 20.0
 """Seconds that a test waits for what should take milliseconds."""
 
 _numbers = count(1)
+
+Pool = BubblewrapPool | DockerPool
 
 
 @dataclass
@@ -41,11 +46,16 @@ class Node:
 
     directory: Path
     config: BackendConfig
-    pools: list[BubblewrapPool] = field(default_factory=list)
+    pools: list[Pool] = field(default_factory=list)
 
-    def pool(self, *, incarnation: int = 1, **changes: object) -> BubblewrapPool:
+    def pool(self, *, incarnation: int = 1, **changes: object) -> Pool:
         """Another manager's pool on the same directory."""
-        pool = BubblewrapPool(replace(self.config, incarnation=incarnation, **changes), SystemClock())  # type: ignore[arg-type]
+        config = replace(self.config, incarnation=incarnation, **changes)  # type: ignore[arg-type]
+        pool: Pool
+        if isinstance(config, DockerConfig):
+            pool = DockerPool(config, SystemClock())
+        else:
+            pool = BubblewrapPool(config, SystemClock())
         self.pools.append(pool)
         return pool
 
@@ -68,12 +78,14 @@ class Node:
 
 
 @contextlib.asynccontextmanager
-async def node(**changes: object) -> AsyncIterator[Node]:
-    """A node whose slots are all destroyed afterwards, whoever started them."""
+async def node(engine: Docker | None = None, **changes: object) -> AsyncIterator[Node]:
+    """A node whose slots are all destroyed afterwards, whoever started them. With `engine` they are its containers."""
     directory = Path(tempfile.mkdtemp(prefix="claw-slots-"))
     config = BackendConfig(
         node_dir=directory / "node", slots=4, incarnation=1, read_only=(PYTHON_PREFIX,), defaults=LIMITS
     )
+    if engine is not None:
+        config = DockerConfig(**vars_of(config), image=engine.image, engine=engine.url)
     made = Node(directory, replace(config, **changes))  # type: ignore[arg-type]
     try:
         yield made
@@ -85,6 +97,11 @@ async def node(**changes: object) -> AsyncIterator[Node]:
             await last.destroy(slot)
         await last.close()
         shutil.rmtree(directory)
+
+
+def vars_of(config: BackendConfig) -> dict[str, Any]:
+    """Its fields, by name."""
+    return {item.name: getattr(config, item.name) for item in fields(config)}
 
 
 def attempt(**changes: object) -> AttemptId:

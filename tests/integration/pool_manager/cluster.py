@@ -24,7 +24,7 @@ from cloudclaw.v1 import pool_manager_pb2, scheduler_pb2, task_pb2
 from cloudclaw.v1.pool_manager_pb2_grpc import PoolManagerServiceStub
 from cloudclaw.v1.scheduler_pb2_grpc import SchedulerServiceStub
 from cloudclaw_pool_manager.backends import mounts
-from cloudclaw_pool_manager.backends.limits import _hierarchies, node_group
+from cloudclaw_pool_manager.backends.limits import hierarchies, node_group
 from tests.support.etcd_server import EtcdServer
 from tests.support.processes import alive, eventually, kill
 
@@ -211,7 +211,7 @@ class Node:
     def paused(self) -> bool:
         """The freezer of one of its slots holds a sandbox. Of a node with cgroups."""
         node = node_group(Path(self._settings["NODE_DIR"]) / "pools/default")
-        v1, v2 = _hierarchies()
+        v1, v2 = hierarchies()
         files = [*(v2 / node).glob(_V2_STATE)] if v2 else []
         files += [*(v1["freezer"] / node).glob(_V1_STATE)] if "freezer" in v1 else []
         return any(word in path.read_text() for path in files for word in ("frozen 1", "FROZEN"))

@@ -24,6 +24,8 @@ from tests.support.require import require_root
 from tests.support.slots import Node
 
 pytestmark = pytest.mark.sandbox
+on_this_host = pytest.mark.parametrize("backend", ["bubblewrap"], indirect=True)
+"""What a container does otherwise, see `test_containers`."""
 
 
 async def test_a_new_manager_takes_over_and_loses_nothing(node: Node) -> None:
@@ -141,6 +143,7 @@ async def test_what_a_dead_supervisor_left_is_cleaned(node: Node, frozen: bool) 
     await second.provision(0)
 
 
+@on_this_host
 async def test_a_supervisor_that_does_not_answer_keeps_its_slot(node: Node) -> None:
     first = node.pool()
     slot = await first.provision(0)
@@ -173,7 +176,8 @@ async def test_destroying_a_slot_leaves_nothing(node: Node) -> None:
     await pool.destroy(slot)
     await slots.gone(inside)
     assert (tree / "workspace/kept").read_text() == "x\n"
-    assert sorted(path.name for path in (node.config.node_dir / "slots").iterdir()) == ["slot-0.lock", "slot-0.log"]
+    left = {path.name for path in (node.config.node_dir / "slots").iterdir()}
+    assert left <= {"slot-0.lock", "slot-0.log"}
     group = node_group(node.config.node_dir)
     assert not [mount for mount in Path("/sys/fs/cgroup").iterdir() if (mount / group).exists()]
 
@@ -200,6 +204,7 @@ async def test_probe_passes_here(node: Node) -> None:
     await node.pool().probe()
 
 
+@on_this_host
 @pytest.mark.parametrize(("tool", "package"), [("bwrap", "bubblewrap"), ("dash", "dash")])
 async def test_probe_says_what_to_install(node: Node, monkeypatch: pytest.MonkeyPatch, tool: str, package: str) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None if name == tool else f"/usr/bin/{name}")
@@ -208,6 +213,7 @@ async def test_probe_says_what_to_install(node: Node, monkeypatch: pytest.Monkey
     assert caught.value.subject == tool
 
 
+@on_this_host
 async def test_probe_refuses_when_no_sandbox_can_be_made(
     node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -220,6 +226,7 @@ async def test_probe_refuses_when_no_sandbox_can_be_made(
         await node.pool().probe()
 
 
+@on_this_host
 @pytest.mark.parametrize("when", ["cancelled", "no groups", "no slot"])
 async def test_a_start_that_comes_to_nothing_leaves_no_mount(
     node: Node, monkeypatch: pytest.MonkeyPatch, when: str
@@ -261,6 +268,7 @@ async def test_a_start_that_comes_to_nothing_leaves_no_mount(
     assert mounts.mounted(node.config.node_dir / "slots") == {}
 
 
+@on_this_host
 async def test_a_slot_canceled_while_it_starts_leaves_no_supervisor(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:

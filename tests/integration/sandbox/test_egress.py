@@ -218,6 +218,7 @@ async def test_the_next_manager_is_handed_the_same_listener_and_an_older_one_non
     assert await answered(await adopted.egress(identity.uid), "welcome") == "hello"
 
 
+@pytest.mark.parametrize("backend", ["bubblewrap"], indirect=True)  # an interpreter of this host
 async def test_a_listener_that_cannot_be_made_is_a_sandbox_that_could_not_be_built(node: Node, tmp_path: Path) -> None:
     """The kernel, or a container's filter, may refuse setns."""
     python = tmp_path / "python"

@@ -27,10 +27,10 @@ STORM = "for i in 1 2 3 4 5 6 7 8 9 10; do (while :; do /bin/true; done) & done;
 async def slot(node: Node, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Slot]:
     """A slot for each way of freezing."""
     if request.param == "v1":
-        v1, _ = limits._hierarchies()
+        v1, _ = limits.hierarchies()
         if "freezer" not in v1 or os.geteuid() != 0:
             pytest.skip("no v1 freezer on this host")
-        monkeypatch.setattr(limits, "_hierarchies", lambda: (v1, None))
+        monkeypatch.setattr(limits, "hierarchies", lambda: (v1, None))
     pool = node.pool(use_cgroups=request.param != "sigstop")
     yield await pool.provision(0)
     for slot in await node.pool(incarnation=2, use_cgroups=request.param != "sigstop").adopt():

@@ -42,10 +42,10 @@ time.sleep(60)
 async def slot(node: Node, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Slot]:
     """A slot for each way of freezing."""
     if request.param == "v1":
-        v1, _ = limits._hierarchies()
+        v1, _ = limits.hierarchies()
         if "freezer" not in v1 or os.geteuid() != 0:
             pytest.skip("no v1 freezer on this host")
-        monkeypatch.setattr(limits, "_hierarchies", lambda: (v1, None))
+        monkeypatch.setattr(limits, "hierarchies", lambda: (v1, None))
     cgroups = request.param != "sigstop"
     yield await node.pool(use_cgroups=cgroups).provision(0)
     for slot in await node.pool(incarnation=9, use_cgroups=cgroups).adopt():

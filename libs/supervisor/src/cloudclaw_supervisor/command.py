@@ -30,7 +30,7 @@ def options(
 
     Args:
         root: directory that becomes `/`, with every mount point in it.
-        hostname: name of the machine inside.
+        hostname: name of the machine inside; empty to keep it.
         tmp_bytes: size of each of `/tmp` and `/dev/shm`.
         read_only: (source, destination) of directories and files bound read-only.
         writable: the same, writable; used where mounts cannot arrive later.
@@ -39,7 +39,8 @@ def options(
     size = str(tmp_bytes)
     words = ["--unshare-user", "--disable-userns", "--unshare-pid", "--unshare-ipc", "--unshare-uts"]
     words += ["--unshare-net", "--unshare-cgroup-try", "--uid", str(UID), "--gid", str(UID)]
-    words += ["--hostname", hostname, "--bind", root, "/"]
+    words += ["--hostname", hostname] if hostname else []
+    words += ["--bind", root, "/"]
     for source, destination in read_only:
         words += ["--ro-bind", source, destination]
     for source, destination in writable:

@@ -11,7 +11,8 @@ class Config:
     """Fields of the JSON object; every one is given by the manager.
 
     Attributes:
-        slot: the slot's name, also the host name inside.
+        slot: the slot's name.
+        hostname: the host name inside; the slot's name when not given, the one that is set already when empty.
         directory: the slot's directory, with `ctl` and `box`.
         uid: become this uid and gid before anything else; None to stay (a manager without root).
         stage: give the supervisor mounts of its own, with `box` and the extra directories where any
@@ -38,6 +39,7 @@ class Config:
 
     def __init__(self, data: dict[str, Any]):
         self.slot: str = data["slot"]
+        self.hostname: str = data.get("hostname", self.slot)
         self.directory: str = data["directory"]
         self.uid: int | None = data["uid"]
         self.stage: bool = data["stage"]

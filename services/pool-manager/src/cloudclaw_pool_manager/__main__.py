@@ -21,7 +21,7 @@ from cloudclaw.coordination.etcd import open_etcd
 from cloudclaw.coordination.lease import NodeLease
 from cloudclaw.coordination.records import NodeRecord, PoolSlots
 from cloudclaw.coordination.transactions import Transactions
-from cloudclaw.errors import PreconditionError, UnavailableError
+from cloudclaw.errors import InvalidArgumentError, PreconditionError, UnavailableError
 from cloudclaw.lifecycle import Stack, run_service
 from cloudclaw_pool_manager.adapters.node_dir import NodeDirectory
 from cloudclaw_pool_manager.adapters.scheduler import GrpcScheduler
@@ -158,9 +158,10 @@ class Process:
         return Equipment(templates=templates, workspaces=workspaces, models=models)
 
     async def _template(self, index: int, pool: PoolSettings, generation: int, files_uid: int | None) -> Template:
-        from cloudclaw_pool_manager.backends.config import BackendConfig
+        from cloudclaw_pool_manager.backends.options import config_of
 
         settings = self._settings
+        make = load_backend(pool.backend)
         limits = Limits(**pool.limits.model_dump())
         values: dict[str, Any] = {
             "node_dir": self._directory / "pools" / pool.name,
@@ -172,19 +173,27 @@ class Process:
             "log_limit": settings.log_limit,
             "orphan_ttl": float(settings.lease_ttl),
             "egress": settings.gateway_socket is not None and pool.egress and self._has_agents(pool.name),
+            "node": settings.node_id,
+            "pool": pool.name,
             **({"files_uid": files_uid} if files_uid else {}),
         }
         try:
-            backend = BackendConfig(**{**values, **pool.options})
-        except TypeError as error:
-            raise PreconditionError(f"options of pool {pool.name!r}: {error}", reason="BAD_OPTIONS") from error
+            backend = config_of(make, {**values, **pool.options})
+        except InvalidArgumentError as error:
+            raise PreconditionError(f"options of pool {pool.name!r}: {error.message}", reason="BAD_OPTIONS") from error
         backend.node_dir.mkdir(parents=True, exist_ok=True)
-        adapter = load_backend(pool.backend)(backend, self._clock)
+        adapter = make(backend, self._clock)
         # However this process ends, also before it serves: what the adapter mounted for slots goes when none is left.
         self._stack.push(f"slots of {pool.name}", adapter.close)
         await adapter.probe()
         slots = SlotPool(
-            pool.name, adapter, self._clock, slots=pool.slots, hard_cap=pool.hard_cap, metrics=self._metrics
+            pool.name,
+            adapter,
+            self._clock,
+            slots=pool.slots,
+            hard_cap=pool.hard_cap,
+            metrics=self._metrics,
+            single_use=backend.single_use,
         )
         return Template(slots, limits, self._runtimes[pool.name], pool.backend, pool.warm)
 

@@ -17,13 +17,16 @@ from typing import Final, Protocol
 import structlog
 
 from cloudclaw.clock import Clock
-from cloudclaw.errors import CloudClawError, InvalidArgumentError
+from cloudclaw.errors import CloudClawError, InvalidArgumentError, UnavailableError
 from cloudclaw_pool_manager.app.metrics import NodeMetrics
 from cloudclaw_pool_manager.app.timing import cancel, wait_until
 from cloudclaw_pool_manager.domain.slot import SlotState, quarantine
 from cloudclaw_pool_manager.ports.backend import PoolAdapter, Slot, SlotFailedError, SlotPhase, SlotStatus
 
 _log = structlog.get_logger()
+
+_AGAIN = 1.0
+"""Seconds between two tries while what slots are made with is away."""
 
 
 READY: Final = "ready"
@@ -98,7 +101,15 @@ class SlotPool:
     """The slots of one pool on this node."""
 
     def __init__(
-        self, name: str, adapter: PoolAdapter, clock: Clock, *, slots: int, hard_cap: int, metrics: NodeMetrics
+        self,
+        name: str,
+        adapter: PoolAdapter,
+        clock: Clock,
+        *,
+        slots: int,
+        hard_cap: int,
+        metrics: NodeMetrics,
+        single_use: bool = False,
     ):
         self.name = name
         self.hard_cap = hard_cap
@@ -106,6 +117,7 @@ class SlotPool:
         self.changed: list[asyncio.Event] = []
         self._adapter = adapter
         self._clock = clock
+        self._single_use = single_use
         self._entries = {number: SlotEntry(pool=name, number=number) for number in range(hard_cap)}
         for entry in self._entries.values():
             entry.gone.set()
@@ -188,7 +200,7 @@ class SlotPool:
         entry.occupant = None
         entry.served += 1
         entry.failures = 0
-        if entry.number >= self.size:
+        if entry.number >= self.size or self._single_use:
             entry.retire.set()
         self._offer(entry)
 
@@ -264,6 +276,14 @@ class SlotPool:
         entry.gone = asyncio.Event()
         try:
             entry.slot = await self._adapter.provision(entry.number)
+        except UnavailableError as error:
+            # What slots are made with is away, which says nothing about this one: no quarantine.
+            entry.gone.set()
+            if entry.last_failure != str(error):
+                _log.warning("no slot yet", pool=self.name, slot=entry.name, error=str(error))
+            entry.last_failure = str(error)
+            await self._clock.sleep(_AGAIN)
+            return False
         except (SlotFailedError, CloudClawError, OSError) as error:
             entry.gone.set()
             entry.failures += 1

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from cloudclaw_pool_manager.ports.backend import FencedIncarnationError, SlotFailedError
 from cloudclaw_supervisor import protocol
+
+_PEERCRED = struct.Struct("3i")
 
 
 class SupervisorDeadError(SlotFailedError):
@@ -48,6 +51,8 @@ class Channel(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self.failure: SlotFailedError | FencedIncarnationError | None = None
         """Why no more calls are possible."""
+        self.peer = 0
+        """Host process id of who listens, as the kernel says."""
 
     async def connect(self, control: Path, incarnation: int) -> dict[str, Any]:
         """Connect to the supervisor in `control` and say hello; returns its greeting.
@@ -67,6 +72,8 @@ class Channel(asyncio.Protocol):
                 await loop.sock_connect(sock, f"/proc/self/fd/{directory}/{protocol.SOCKET}")
             finally:
                 os.close(directory)
+            credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size)
+            self.peer, _, _ = _PEERCRED.unpack(credentials)
             await loop.create_unix_connection(lambda: self, sock=sock)
         except ConnectionRefusedError as error:
             sock.close()
@@ -105,7 +112,11 @@ class Channel(asyncio.Protocol):
 
     def close(self) -> None:
         """Disconnect; the supervisor goes on."""
-        self._fail(SlotFailedError("disconnected"))
+        self.break_off(SlotFailedError("disconnected"))
+
+    def break_off(self, failure: SlotFailedError) -> None:
+        """Disconnect because of `failure`."""
+        self._fail(failure)
         if self._transport is not None:
             self._transport.close()
 

@@ -1,4 +1,4 @@
-"""What a bubblewrap pool is constructed with."""
+"""What a pool of supervised slots is constructed with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cloudclaw_pool_manager.domain.attempt import Limits
 
 @dataclass(frozen=True, slots=True)
 class BackendConfig:
-    """One node's bubblewrap slots.
+    """One node's slots.
 
     Attributes:
         node_dir: the node's directory; `slots/` is made in it. It and the attempts' trees lie on file
@@ -35,6 +35,8 @@ class BackendConfig:
         orphan_ttl: seconds without a manager after which a sandbox frozen at its deadline is killed.
         watch_interval: seconds between two looks at what a task has used.
         call_timeout: seconds that a supervisor has to answer.
+        single_use: replace a slot after each attempt.
+        node, pool: names for people, on what can be labelled.
         egress: every sandbox gets a TCP listener on 127.0.0.1:8787, see `Slot.egress`.
     """
 
@@ -57,3 +59,6 @@ class BackendConfig:
     watch_interval: float = 0.5
     call_timeout: float = 10.0
     egress: bool = False
+    single_use: bool = False
+    node: str = ""
+    pool: str = ""

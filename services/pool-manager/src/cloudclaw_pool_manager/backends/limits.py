@@ -10,8 +10,8 @@ from pathlib import Path
 from cloudclaw_pool_manager.backends.cgroups import CgroupV1, CgroupV2, Hybrid, NoGroups, SlotGroups
 from cloudclaw_pool_manager.backends.config import BackendConfig
 
-_V1 = ("cpu", "cpuacct", "memory", "pids", "freezer")
-_V2 = frozenset(("cpu", "memory", "pids"))
+V1 = ("cpu", "cpuacct", "memory", "pids", "freezer")
+V2 = frozenset(("cpu", "memory", "pids"))
 
 GroupsFactory = Callable[[str], SlotGroups]
 
@@ -21,10 +21,10 @@ def find_groups(config: BackendConfig) -> GroupsFactory:
     if not config.use_cgroups:
         return lambda slot: NoGroups()
     node = node_group(config.node_dir)
-    v1, v2 = _hierarchies()
+    v1, v2 = hierarchies()
     if v2 is not None:
         parent = _v2_parent(v2, config)
-        controllers = _V2 & frozenset((parent / "cgroup.controllers").read_text().split())
+        controllers = V2 & frozenset((parent / "cgroup.controllers").read_text().split())
         if controllers and os.access(parent, os.W_OK) and _enable(parent, controllers):
             return lambda slot: CgroupV2(parent / node, slot, controllers)
     usable = {
@@ -50,7 +50,7 @@ def node_group(node_dir: Path) -> str:
     return "cloudclaw-" + hashlib.sha256(os.path.realpath(node_dir).encode()).hexdigest()[:12]
 
 
-def _hierarchies() -> tuple[dict[str, Path], Path | None]:
+def hierarchies() -> tuple[dict[str, Path], Path | None]:
     """Mount points of the v1 controllers and of the unified hierarchy."""
     v1: dict[str, Path] = {}
     v2: Path | None = None
@@ -61,7 +61,7 @@ def _hierarchies() -> tuple[dict[str, Path], Path | None]:
         if kind == "cgroup2":
             v2 = v2 or point
         elif kind == "cgroup":
-            for name in set(_V1) & set(options.split(",")):
+            for name in set(V1) & set(options.split(",")):
                 v1.setdefault(name, point)
     return v1, v2
 

@@ -78,7 +78,7 @@ def probe(config: BackendConfig) -> Tools:
     root = os.geteuid() == 0
     _try_sandbox(tools, config.uid_base if root else None)
     if root:
-        _try_mapping(config)
+        try_mapping(config)
     return tools
 
 
@@ -131,7 +131,8 @@ def _advice() -> str:
     )
 
 
-def _try_mapping(config: BackendConfig) -> None:
+def try_mapping(config: BackendConfig) -> None:
+    """Try idmapped mounts where the slots are to be. Raises `PreconditionError` saying what to do."""
     try:
         config.node_dir.mkdir(parents=True, exist_ok=True)
         mapping = mounts.owner_mapping(config.files_uid, config.uid_base)

@@ -82,7 +82,7 @@ class BubblewrapSlot:
             SlotFailedError, FencedIncarnationError: as the port says.
         """
         greeting = await self._channel.connect(self._files.control, self._config.incarnation)
-        self._pid = int(greeting["pid"])
+        self._pid = self._supervisor(greeting)
         self._version_spoken = int(greeting["version"])
         try:
             self._pidfd = os.pidfd_open(self._pid)
@@ -300,11 +300,7 @@ class BubblewrapSlot:
 
     async def kill(self) -> None:
         """Kill the supervisor, and with it what it runs; returns when it is gone."""
-        if self._pidfd < 0:
-            return
-        try:
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        except ProcessLookupError:
+        if not self._send(signal.SIGKILL):
             return
         loop = asyncio.get_running_loop()
         gone = asyncio.Event()
@@ -336,6 +332,20 @@ class BubblewrapSlot:
                 subject=self.name,
                 reason="OLD_SUPERVISOR",
             )
+
+    def _send(self, number: int) -> bool:
+        """Signal the supervisor; False when there is none to be signalled."""
+        if self._pidfd < 0:
+            return False
+        try:
+            signal.pidfd_send_signal(self._pidfd, number)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def _supervisor(self, greeting: dict[str, Any]) -> int:
+        """Host process id of the supervisor that greets so."""
+        return int(greeting["pid"])
 
     def _ready_for(self, limits: Limits, tree: Path) -> None:
         self._groups.apply(limits)

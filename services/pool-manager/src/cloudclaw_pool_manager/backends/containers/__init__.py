@@ -1,0 +1,1 @@
+"""Slots as containers of a Docker engine: the parts of `backends.docker`, one concern a file."""

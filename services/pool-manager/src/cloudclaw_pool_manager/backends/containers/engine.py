@@ -1,0 +1,210 @@
+"""The Docker engine, asked in threads of its own so that it never holds up the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import requests
+from docker import APIClient
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+
+from cloudclaw.errors import PreconditionError, UnavailableError
+from cloudclaw_pool_manager.ports.backend import SlotFailedError
+
+_T = TypeVar("_T")
+_THREADS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container as the engine describes it.
+
+    Attributes:
+        id: the engine's.
+        name: without the slash.
+        state: `created`, `running`, `paused`, `restarting`, `removing`, `exited` or `dead`.
+        pid: of its first process, 0 when it does not run.
+        end: how it ended, in words; empty while it runs.
+        labels: as given when it was made.
+    """
+
+    id: str
+    name: str
+    state: str
+    pid: int
+    end: str
+    labels: Mapping[str, str]
+
+
+class Engine:
+    """One client of one engine, made when it is first needed.
+
+    Every method raises `UnavailableError(reason="ENGINE_AWAY")` when the engine does not answer, and
+    `SlotFailedError` when it refuses.
+
+    Args:
+        url: the engine's socket.
+        timeout: seconds that an answer may take.
+    """
+
+    def __init__(self, url: str, timeout: float):
+        self._url = url
+        self._timeout = timeout
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
+        self._making = threading.Lock()
+        self._made: Any = None
+
+    async def info(self) -> Mapping[str, Any]:
+        """What the engine says of itself."""
+        found: Mapping[str, Any] = await self._ask(lambda client: client.info())
+        return found
+
+    async def ping(self) -> None:
+        """Return when the engine answers."""
+        await self._ask(lambda client: client.ping())
+
+    async def check_image(self, name: str) -> None:
+        """Raise `PreconditionError` when the image is not there."""
+        try:
+            await self._ask(lambda client: client.inspect_image(name))
+        except _ImageMissingError:
+            raise PreconditionError(
+                f"the engine at {self._url} has no image {name!r}: build it with `make images`, or pull it",
+                subject=name,
+                reason="NO_IMAGE",
+            ) from None
+
+    async def create(self, name: str, config: Mapping[str, Any]) -> str:
+        """Make a container, and return its id. No two have the same name."""
+
+        def create(client: Any) -> str:
+            made: str = client.create_container_from_config(dict(config), name)["Id"]
+            return made
+
+        return await self._ask(create)
+
+    async def start(self, container: str) -> None:
+        """Start it; returns when its first process runs."""
+        await self._ask(lambda client: client.start(container))
+
+    async def inspect(self, container: str) -> Container | None:
+        """A container by id or name, None when there is none."""
+        try:
+            return _described(await self._ask(lambda client: client.inspect_container(container)))
+        except _ContainerMissingError:
+            return None
+
+    async def labelled(self, label: str) -> list[Container]:
+        """All containers with `label` (`key=value`), running or not."""
+        listed = await self._ask(lambda client: client.containers(all=True, filters={"label": label}))
+        return [found for entry in listed if (found := await self.inspect(entry["Id"])) is not None]
+
+    async def remove(self, container: str) -> None:
+        """Kill and remove it; harmless when it is gone, or going."""
+
+        def remove(client: Any) -> None:
+            with contextlib.suppress(APIError):  # the signal of a removal does not reach one that is paused
+                client.unpause(container)
+            client.remove_container(container, force=True, v=True)
+
+        with contextlib.suppress(_ContainerMissingError, _RemovingError):
+            await self._ask(remove)
+
+    async def last_words(self, container: str) -> str:
+        """The last line that it wrote, empty when there is none to be had."""
+        try:
+            text: bytes = await self._ask(lambda client: client.logs(container, tail=3))
+        except (SlotFailedError, UnavailableError):
+            return ""
+        return " ".join(text.decode(errors="replace").strip().splitlines()[-1:])
+
+    def events(self, label: str) -> Iterator[Mapping[str, Any]]:
+        """Events of containers with `label`, as they come; `close` of the iterator ends it. Blocking."""
+        try:
+            stream: Iterator[Mapping[str, Any]] = self._client().events(
+                decode=True, filters={"type": "container", "label": label}
+            )
+        except (DockerException, requests.exceptions.RequestException, OSError) as error:
+            raise self._translated(error) from error
+        return stream
+
+    async def close(self) -> None:
+        """End the client; calls that are under way may go on for their timeout."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        made, self._made = self._made, None
+        if made is not None:
+            await asyncio.to_thread(made.close)
+
+    async def _ask(self, call: Callable[[Any], _T]) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, functools.partial(self._call, call))
+
+    def _call(self, call: Callable[[Any], _T]) -> _T:
+        try:
+            return call(self._client())
+        except (DockerException, requests.exceptions.RequestException, OSError) as error:
+            raise self._translated(error) from error
+
+    def _client(self) -> Any:
+        with self._making:
+            if self._made is None:
+                self._made = APIClient(base_url=self._url, version="auto", timeout=self._timeout)
+            return self._made
+
+    def _translated(self, error: Exception) -> Exception:
+        if isinstance(error, ImageNotFound):
+            return _ImageMissingError(str(error.explanation))
+        if isinstance(error, NotFound):
+            return _ContainerMissingError(str(error.explanation))
+        if isinstance(error, APIError):
+            words = str(error.explanation or error)
+            kind = _RemovingError if "is already in progress" in words else SlotFailedError
+            return kind(f"the Docker engine refuses: {words}")
+        return UnavailableError(
+            f"the Docker engine at {self._url} does not answer: {_short(error)}", reason="ENGINE_AWAY"
+        )
+
+
+class _ImageMissingError(SlotFailedError):
+    """There is no such image."""
+
+
+class _ContainerMissingError(SlotFailedError):
+    """There is no such container."""
+
+
+class _RemovingError(SlotFailedError):
+    """Somebody removes the container already."""
+
+
+def _short(error: Exception) -> str:
+    """The innermost of the errors that requests wraps in one another."""
+    words = str(error)
+    for known in ("Connection refused", "No such file or directory", "Permission denied", "Read timed out"):
+        if known in words:
+            return known
+    return words[:200]
+
+
+def _described(data: Mapping[str, Any]) -> Container:
+    state = data["State"]
+    running = state["Status"] in ("running", "paused", "created")
+    end = "" if running else f"it ended with code {state['ExitCode']}"
+    if not running and state.get("OOMKilled"):
+        end = "it was killed for want of memory"
+    if not running and state.get("Error"):
+        end += f": {state['Error']}"
+    return Container(
+        id=data["Id"],
+        name=data["Name"].lstrip("/"),
+        state=state["Status"],
+        pid=int(state.get("Pid") or 0),
+        end=end,
+        labels=data["Config"].get("Labels") or {},
+    )
