@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import os
 import signal
@@ -80,7 +81,8 @@ class PlayedUpstream:
 
     async def record(self, request: web.BaseRequest) -> Recorded:
         """Read the request to its end."""
-        recorded = Recorded(request.method, request.raw_path, list(request.headers.items()), await request.read())
+        body = await request.content.read()
+        recorded = Recorded(request.method, request.raw_path, list(request.headers.items()), body)
         self.requests.append(recorded)
         return recorded
 
@@ -165,6 +167,12 @@ class GatewayProcess:
                 sys.executable, "-m", "cloudclaw_gateway",
                 env=self._environment, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
+
+    def another(self) -> GatewayProcess:
+        """The next process of the same gateway, not started yet."""
+        made = copy.copy(self)
+        made.process = None
+        return made
 
     @property
     def pid(self) -> int:

@@ -178,6 +178,8 @@ class _Connection:
             await self._lines.send({"id": number, "op": op, **fields}, descriptors)
             return await answer
         except OSError as error:
+            # Why it hung up may still be on its way.
+            await asyncio.wait([self._reader])
             raise self._gone() from error
         finally:
             self._waiting.pop(number, None)
