@@ -173,7 +173,7 @@ async def test_an_upgrade_ends_streams_in_peace_and_leaves_the_rest_to_the_next(
     rig.upstream.play, before = play, rig.upstream.play
     sandbox = await rig.sandbox()
     idle, idle_writer = await sandbox.namespace.connect()
-    idle_writer.write(REQUEST.replace(b"Connection: close\r\n", b"").replace(b"/local/v1/responses", b"/nowhere"))
+    idle_writer.write(b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n")
     async with asyncio.timeout(DEADLINE):
         await idle.readuntil(b"}}")
     async with sandbox.session() as session, session.post("/local/v1/responses", json={}) as response:
@@ -183,7 +183,7 @@ async def test_an_upgrade_ends_streams_in_peace_and_leaves_the_rest_to_the_next(
             following = rig.gateway.another()
             await following.start()
             rig.gateway.terminate()
-            # Idle connections are closed, which shows that nothing new is accepted.
+            # Idle connections are closed, which shows that nothing new is accepted: the next one waits.
             assert await idle.read() == b""
             waiting = asyncio.create_task(sandbox.raw(REQUEST))
             go.set()
@@ -240,3 +240,17 @@ async def test_a_directory_that_others_may_write_to_is_refused(tmp_path: Path) -
     assert gateway.process is not None
     assert await gateway.process.wait() == 1
     assert "others may write there" in gateway.log.read_text()
+
+
+async def test_who_is_connected_when_it_stops_is_still_answered(rig: GatewayRig) -> None:
+    sandbox = await rig.sandbox()
+    reader, writer = await sandbox.namespace.connect()
+    # Answered on another connection: the first one is accepted by then.
+    assert await _post(sandbox) == 200
+    rig.gateway.terminate()
+    writer.write(REQUEST)
+    async with asyncio.timeout(DEADLINE):
+        assert (await reader.read()).startswith(b"HTTP/1.1 200")
+    writer.close()
+    assert rig.gateway.process is not None
+    assert await rig.gateway.process.wait() == 0

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Final
 
 import structlog
@@ -28,6 +29,8 @@ _quiet.setLevel(logging.CRITICAL + 1)
 _MAX_FIELD: Final = 8190
 _MAX_FIELDS: Final = 100
 _PAUSE: Final = 0.1
+_FRESH: Final = 2.0
+"""Seconds that a connection has for its first request when the gateway is stopped."""
 _TRANSIENT: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED})
 
 
@@ -72,10 +75,10 @@ class HttpDoor:
         self._sock = sock
         self._handler = handler
         self._doors = doors
-        self._room = asyncio.Semaphore(doors.max_connections)
+        self._loop = asyncio.get_running_loop()
         self._server = _Server(
             self._serve,
-            self._room.release,
+            self._gone,
             keepalive_timeout=doors.idle_timeout,
             max_line_size=_MAX_FIELD,
             max_field_size=_MAX_FIELD,
@@ -85,65 +88,92 @@ class HttpDoor:
             access_log=None,
             logger=_quiet,
         )
+        self._connections = 0
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._empty = asyncio.Event()
+        self._empty.set()
         self._draining = False
-        self._quiet = asyncio.Event()
-        self._quiet.set()
-        self._busy = 0
-        self._accepting = asyncio.create_task(self._accept(), name="door")
+        self._listening = False
+        self._listen()
 
     async def drain(self) -> None:
         self._draining = True
-        await self._stop_accepting()
+        self._stop_listening()
         self._server.close_idle()
-        await self._quiet.wait()
+        # Who has connected is about to ask, and is answered; but not waited for any longer.
+        patience = self._loop.call_later(_FRESH, self._server.close_fresh)
+        try:
+            await self._empty.wait()
+        finally:
+            patience.cancel()
 
     async def close(self) -> None:
         self._draining = True
-        await self._stop_accepting()
-        self._server.abort()
-        await self._quiet.wait()
+        self._stop_listening()
+        while not self._empty.is_set():
+            self._server.abort()
+            # Connections that were being set up are there a moment later.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PAUSE):
+                    await self._empty.wait()
 
-    async def _stop_accepting(self) -> None:
-        self._accepting.cancel()
-        await asyncio.wait([self._accepting])
-        # The sandbox's supervisor has its own descriptor: the port stays open, and connections wait.
+    def _listen(self) -> None:
+        if not self._listening and not self._draining and self._connections < self._doors.max_connections:
+            self._listening = True
+            self._loop.add_reader(self._sock, self._accept)
+
+    def _pause(self) -> None:
+        if self._listening:
+            self._listening = False
+            self._loop.remove_reader(self._sock)
+
+    def _stop_listening(self) -> None:
+        """The sandbox's supervisor has a descriptor of its own: the port stays open, and connections wait."""
+        self._pause()
         self._sock.close()
 
-    async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._room.acquire()
-            try:
-                sock, _ = await loop.sock_accept(self._sock)
-            except OSError as error:
-                self._room.release()
-                if error.errno not in _TRANSIENT:
-                    _log.error("door closed", error=str(error))
-                    return
-                await asyncio.sleep(_PAUSE)
-                continue
-            except asyncio.CancelledError:
-                self._room.release()
-                raise
-            try:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                await loop.connect_accepted_socket(self._server, sock)
-            except OSError as error:
-                _log.debug("connection gone before it was served", error=str(error))
-                sock.close()
-                self._room.release()
+    def _accept(self) -> None:
+        # Not by an awaited `sock_accept`: cancelled at the wrong moment, it would lose a connection.
+        try:
+            sock, _ = self._sock.accept()
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            _log.error("cannot accept a sandbox's connection", error=str(error))
+            self._pause()
+            if error.errno in _TRANSIENT:
+                self._loop.call_later(_PAUSE, self._listen)
+            return
+        self._connections += 1
+        self._empty.clear()
+        if self._connections >= self._doors.max_connections:
+            self._pause()
+        task = self._loop.create_task(self._connect(sock))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, sock: socket.socket) -> None:
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await self._loop.connect_accepted_socket(self._server, sock)
+        except OSError as error:
+            _log.debug("a connection was gone before it was served", error=str(error))
+            sock.close()
+            self._gone()
+
+    def _gone(self) -> None:
+        self._connections -= 1
+        if not self._connections:
+            self._empty.set()
+        self._listen()
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         exchange = HttpExchange(request, self._doors)
-        self._busy += 1
-        self._quiet.clear()
         self._server.busy(request)
         try:
             await self._handler(exchange)
         finally:
-            self._busy -= 1
-            if not self._busy:
-                self._quiet.set()
             self._server.idle(request)
             if self._draining:
                 # No further request on this connection.
@@ -152,34 +182,43 @@ class HttpDoor:
 
 
 class _Server(web.Server):
-    """aiohttp's, with a count of connections and of those that are at work."""
+    """aiohttp's, which knows what its connections do: fresh ones have not asked yet, the others ask or are idle."""
 
-    def __init__(self, handler: Any, gone: Any, **options: Any) -> None:
+    def __init__(self, handler: Any, gone: Callable[[], None], **options: Any) -> None:
         super().__init__(handler, handler_cancellation=True, **options)
         self._gone = gone
         self._open: dict[RequestHandler, asyncio.Transport] = {}
-        self._at_work: set[RequestHandler] = set()
+        self._fresh: set[RequestHandler] = set()
+        self._busy: set[RequestHandler] = set()
 
     def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
         self._open[handler] = transport
+        self._fresh.add(handler)
         super().connection_made(handler, transport)
 
     def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
         if self._open.pop(handler, None) is not None:
             self._gone()
+        self._fresh.discard(handler)
         super().connection_lost(handler, exc)
 
     def busy(self, request: web.BaseRequest) -> None:
-        self._at_work.add(request.protocol)
+        self._fresh.discard(request.protocol)
+        self._busy.add(request.protocol)
 
     def idle(self, request: web.BaseRequest) -> None:
-        self._at_work.discard(request.protocol)
+        self._busy.discard(request.protocol)
 
     def close_idle(self) -> None:
-        """Close connections that wait for their next request."""
+        """Close connections that have asked, and ask nothing now."""
         for handler, transport in list(self._open.items()):
-            if handler not in self._at_work:
+            if handler not in self._busy and handler not in self._fresh:
                 transport.close()
+
+    def close_fresh(self) -> None:
+        """Close connections that never asked."""
+        for handler in list(self._fresh):
+            self._open[handler].close()
 
     def abort(self) -> None:
         """Break all connections, whatever is still to be sent."""
