@@ -65,6 +65,11 @@ class PlayedUpstream:
         self.url = ""
         self._runner: web.ServerRunner | None = None
 
+    def reset(self) -> None:
+        """As it was at the start."""
+        self.play = self._nothing
+        self.requests.clear()
+
     async def start(self, ssl: Any = None) -> None:
         self._runner = web.ServerRunner(web.Server(self._serve, handler_cancellation=True))  # type: ignore[arg-type]
         await self._runner.setup()
@@ -214,6 +219,7 @@ class GatewayRig:
         self._directory = directory
         self._settings = settings
         self._sandboxes: list[Sandbox] = []
+        self._uids: set[str] = set()
         self.uses: dict[str, ModelUse] = {}
         self.limits: list[GatewayLimit] = []
         self._told = asyncio.Condition()
@@ -226,6 +232,8 @@ class GatewayRig:
         upstreams = {
             "anthropic": {"kind": "anthropic", **common},
             "openai": {"kind": "openai", **common},
+            "gone": {"kind": "anthropic", "anonymous": True, "url": "http://127.0.0.1:1"},
+            "gone-too": {"kind": "openai", "anonymous": True, "url": "http://127.0.0.1:1"},
             "local": {"kind": "openai", "anonymous": True, **common, "url": self.upstream.url + "/base/v1"},
         }
         self.gateway = GatewayProcess(self._directory, upstreams, **self._settings)
@@ -278,7 +286,20 @@ class GatewayRig:
             name: self.gateway.sealer.seal(tenant, name, f"key-of-{tenant}-{name}") for name in ("anthropic", "openai")
         }
         egress = Egress(uid, tenant, f"task-{uid}", 1, keys, limits or ModelLimits(), used or ModelUse())
+        self._uids.add(uid)
         await self.manager.attach(egress, sandbox.listener.fileno())
+
+    async def reset(self) -> None:
+        """As it was at the start, for the next test."""
+        for uid in self._uids:
+            await self.manager.detach(uid)
+        for sandbox in self._sandboxes:
+            sandbox.close()
+        self._uids.clear()
+        self._sandboxes.clear()
+        self.uses.clear()
+        self.limits.clear()
+        self.upstream.reset()
 
     async def close(self) -> None:
         await self.manager.close()

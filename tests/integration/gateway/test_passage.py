@@ -13,13 +13,15 @@ from aiohttp import web
 from cloudclaw_pool_manager.ports.gateway import Egress
 from tests.support.gateway import GatewayRig
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 MESSAGE = {"model": "m-1", "max_tokens": 10, "messages": [{"role": "user", "content": "hello"}]}
 
 STREAM: dict[str, Any] = {"url": "/anthropic/v1/messages", "json": MESSAGE | {"stream": True}}
 
 
-async def test_a_request_gets_the_tenants_key_and_none_of_its_own(rig: GatewayRig) -> None:
-    sandbox = await rig.sandbox()
+async def test_a_request_gets_the_tenants_key_and_none_of_its_own(shared: GatewayRig) -> None:
+    sandbox = await shared.sandbox()
     async with sandbox.session() as session:
         for path, expected in (
             ("/anthropic/v1/messages?beta=true&key=stolen", ("x-api-key", "key-of-acme-anthropic")),
@@ -39,43 +41,43 @@ async def test_a_request_gets_the_tenants_key_and_none_of_its_own(rig: GatewayRi
             async with session.post(path, json=MESSAGE, headers=headers) as response:
                 assert response.status == 200
                 assert (await response.json())["id"] == "x"
-            recorded = rig.upstream.requests[-1]
+            recorded = shared.upstream.requests[-1]
             assert "stolen" not in str(recorded)
             assert recorded.header(expected[0]) == [expected[1]]
             assert recorded.header("anthropic-version") == ["2023-06-01"]
             assert recorded.header("user-agent") == ["agent/1"]
-            assert recorded.header("host") == [rig.upstream.url.removeprefix("http://")]
+            assert recorded.header("host") == [shared.upstream.url.removeprefix("http://")]
             assert json.loads(recorded.body) == MESSAGE
-    assert [r.path for r in rig.upstream.requests] == ["/v1/messages?beta=true", "/v1/chat/completions"]
+    assert [r.path for r in shared.upstream.requests] == ["/v1/messages?beta=true", "/v1/chat/completions"]
 
 
-async def test_a_local_endpoint_gets_no_key_at_all(rig: GatewayRig) -> None:
-    sandbox = await rig.sandbox()
+async def test_a_local_endpoint_gets_no_key_at_all(shared: GatewayRig) -> None:
+    sandbox = await shared.sandbox()
     async with sandbox.session() as session:
         # Its url ends in /v1: with and without that in the path it is the same.
         for path in ("/local/v1/chat/completions", "/local/chat/completions"):
             async with session.post(path, json=MESSAGE, headers={"Authorization": "Bearer x"}) as response:
                 assert response.status == 200
-    assert [r.path for r in rig.upstream.requests] == ["/base/v1/chat/completions"] * 2
-    assert all(not r.header("authorization") and not r.header("x-api-key") for r in rig.upstream.requests)
+    assert [r.path for r in shared.upstream.requests] == ["/base/v1/chat/completions"] * 2
+    assert all(not r.header("authorization") and not r.header("x-api-key") for r in shared.upstream.requests)
 
 
-async def test_each_door_has_its_own_tenants_key(rig: GatewayRig) -> None:
-    acme, evil = await rig.sandbox("a", tenant="acme"), await rig.sandbox("e", tenant="evil")
+async def test_each_door_has_its_own_tenants_key(shared: GatewayRig) -> None:
+    acme, evil = await shared.sandbox("a", tenant="acme"), await shared.sandbox("e", tenant="evil")
     for sandbox in (acme, evil):
         async with sandbox.session() as session, session.post("/anthropic/v1/messages", json=MESSAGE) as response:
             assert response.status == 200
-    assert [r.header("x-api-key") for r in rig.upstream.requests] == [
+    assert [r.header("x-api-key") for r in shared.upstream.requests] == [
         ["key-of-acme-anthropic"],
         ["key-of-evil-anthropic"],
     ]
-    assert (await rig.manager.use("a")).requests == (await rig.manager.use("e")).requests == 1
+    assert (await shared.manager.use("a")).requests == (await shared.manager.use("e")).requests == 1
 
 
-async def test_without_a_key_the_error_says_how_to_set_one(rig: GatewayRig) -> None:
-    sandbox = await rig.sandbox()
+async def test_without_a_key_the_error_says_how_to_set_one(shared: GatewayRig) -> None:
+    sandbox = await shared.sandbox()
     # Attached again, without keys.
-    await rig.manager.attach(Egress("u", "acme", "t", 1, {}), sandbox.listener.fileno())
+    await shared.manager.attach(Egress("u", "acme", "t", 1, {}), sandbox.listener.fileno())
     async with sandbox.session() as session:
         async with session.post("/anthropic/v1/messages", json=MESSAGE) as response:
             assert response.status == 401
@@ -89,16 +91,16 @@ async def test_without_a_key_the_error_says_how_to_set_one(rig: GatewayRig) -> N
         async with session.post("/openai/v1/responses", json=MESSAGE) as response:
             assert response.status == 401
             assert (await response.json())["error"]["code"] == "invalid_api_key"
-        stolen = rig.gateway.sealer.seal("evil", "anthropic", "key-of-evil")
-        await rig.manager.attach(Egress("u", "acme", "t", 1, {"anthropic": stolen}), sandbox.listener.fileno())
+        stolen = shared.gateway.sealer.seal("evil", "anthropic", "key-of-evil")
+        await shared.manager.attach(Egress("u", "acme", "t", 1, {"anthropic": stolen}), sandbox.listener.fileno())
         async with session.post("/anthropic/v1/messages", json=MESSAGE) as response:
             assert response.status == 401
             assert response.headers["cloudclaw-error"] == "bad-key"
-    assert rig.upstream.requests == []
-    assert "key-of-" not in rig.gateway.log.read_text()
+    assert shared.upstream.requests == []
+    assert "key-of-" not in shared.gateway.log.read_text()
 
 
-async def test_a_stream_passes_event_by_event(rig: GatewayRig) -> None:
+async def test_a_stream_passes_event_by_event(shared: GatewayRig) -> None:
     """The upstream sends the next event only when the client has the one before: with a buffer it would hang."""
     arrived = asyncio.Semaphore(0)
     events: list[dict[str, Any]] = [
@@ -109,7 +111,7 @@ async def test_a_stream_passes_event_by_event(rig: GatewayRig) -> None:
     ]
 
     async def play(request: web.Request) -> web.StreamResponse:
-        await rig.upstream.record(request)
+        await shared.upstream.record(request)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         await arrived.acquire()
@@ -118,8 +120,8 @@ async def test_a_stream_passes_event_by_event(rig: GatewayRig) -> None:
             await arrived.acquire()
         return response
 
-    rig.upstream.play = play
-    sandbox = await rig.sandbox()
+    shared.upstream.play = play
+    sandbox = await shared.sandbox()
     async with sandbox.session() as session, asyncio.timeout(30), session.post(**STREAM) as response:
         # The head is there before the first event is.
         assert response.headers["Content-Type"] == "text/event-stream"
@@ -131,13 +133,13 @@ async def test_a_stream_passes_event_by_event(rig: GatewayRig) -> None:
             assert await response.content.readline() == b"\n"
             arrived.release()
         assert await response.content.read() == b""
-    await rig.told(lambda: "u" in rig.uses and rig.uses["u"].output_tokens == 7)
-    use = rig.uses["u"]
+    await shared.told(lambda: "u" in shared.uses and shared.uses["u"].output_tokens == 7)
+    use = shared.uses["u"]
     assert (use.requests, use.input_tokens, use.output_tokens) == (1, 100, 7)
     assert use.spend_usd == pytest.approx((100 * 1.0 + 7 * 10.0) / 1e6)
 
 
-async def test_a_request_passes_piece_by_piece(rig: GatewayRig) -> None:
+async def test_a_request_passes_piece_by_piece(shared: GatewayRig) -> None:
     """The client sends the next piece only when the upstream has the one before."""
     arrived = asyncio.Semaphore(0)
     pieces = [b'{"model": "m-1", ', b'"x": 1, ', b'"y": 2}']
@@ -153,14 +155,14 @@ async def test_a_request_passes_piece_by_piece(rig: GatewayRig) -> None:
             yield piece
             await arrived.acquire()
 
-    rig.upstream.play = play
-    sandbox = await rig.sandbox()
+    shared.upstream.play = play
+    sandbox = await shared.sandbox()
     async with sandbox.session() as session, asyncio.timeout(30):
         response = await session.post("/anthropic/v1/messages", data=body())
         assert response.status == 200
 
 
-async def test_a_hang_up_inside_ends_the_call_outside(rig: GatewayRig) -> None:
+async def test_a_hang_up_inside_ends_the_call_outside(shared: GatewayRig) -> None:
     ended = asyncio.Event()
 
     async def play(request: web.Request) -> web.StreamResponse:
@@ -173,18 +175,18 @@ async def test_a_hang_up_inside_ends_the_call_outside(rig: GatewayRig) -> None:
             ended.set()
         return response
 
-    rig.upstream.play = play
-    sandbox = await rig.sandbox()
+    shared.upstream.play = play
+    sandbox = await shared.sandbox()
     async with sandbox.session() as session, asyncio.timeout(30):
         async with session.post("/anthropic/v1/messages", json=MESSAGE) as response:
             await response.content.readline()
         await ended.wait()
     # What was written until then is counted by the events.
-    await rig.told(lambda: "u" in rig.uses and rig.uses["u"].output_tokens == 1)
-    assert rig.uses["u"].input_tokens == 9
+    await shared.told(lambda: "u" in shared.uses and shared.uses["u"].output_tokens == 1)
+    assert shared.uses["u"].input_tokens == 9
 
 
-async def test_half_an_answer_is_not_taken_for_a_whole_one(rig: GatewayRig) -> None:
+async def test_half_an_answer_is_not_taken_for_a_whole_one(shared: GatewayRig) -> None:
     async def play(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
@@ -193,8 +195,8 @@ async def test_half_an_answer_is_not_taken_for_a_whole_one(rig: GatewayRig) -> N
         request.transport.close()
         return response
 
-    rig.upstream.play = play
-    sandbox = await rig.sandbox()
+    shared.upstream.play = play
+    sandbox = await shared.sandbox()
     reader, writer = await sandbox.namespace.connect()
     writer.write(b"POST /anthropic/v1/messages HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
     async with asyncio.timeout(30):
@@ -203,50 +205,49 @@ async def test_half_an_answer_is_not_taken_for_a_whole_one(rig: GatewayRig) -> N
     writer.close()
 
 
-async def test_an_upstream_that_cannot_be_reached_is_a_gateway_error(rig: GatewayRig) -> None:
-    sandbox = await rig.sandbox()
-    await rig.upstream.stop()
+async def test_an_upstream_that_cannot_be_reached_is_a_gateway_error(shared: GatewayRig) -> None:
+    sandbox = await shared.sandbox()
     async with sandbox.session() as session:
-        async with session.post("/anthropic/v1/messages", json=MESSAGE) as response:
+        async with session.post("/gone/v1/messages", json=MESSAGE) as response:
             assert response.status == 502
             assert response.headers["cloudclaw-error"] == "upstream-unreachable"
             assert "x-should-retry" not in response.headers
             document = await response.json()
             assert document["error"]["type"] == "api_error"
             assert "127.0.0.1" not in document["error"]["message"]
-        async with session.post("/openai/v1/responses", json=MESSAGE) as response:
+        async with session.post("/gone-too/v1/responses", json=MESSAGE) as response:
             assert (await response.json())["error"]["type"] == "server_error"
     # It was never asked, so nothing is counted.
-    assert (await rig.manager.use("u")).requests == 0
+    assert (await shared.manager.use("u")).requests == 0
 
 
 @pytest.mark.parametrize("status", [400, 401, 429, 500, 529])
-async def test_the_upstreams_own_errors_pass_unchanged(rig: GatewayRig, status: int) -> None:
+async def test_the_upstreams_own_errors_pass_unchanged(shared: GatewayRig, status: int) -> None:
     document = {"type": "error", "error": {"type": "overloaded_error", "message": "busy"}}
-    rig.upstream.answer(document, status=status, headers={"retry-after": "7", "request-id": "r"})
-    sandbox = await rig.sandbox()
+    shared.upstream.answer(document, status=status, headers={"retry-after": "7", "request-id": "r"})
+    sandbox = await shared.sandbox()
     async with sandbox.session() as session, session.post("/anthropic/v1/messages", json=MESSAGE) as response:
         assert response.status == status
         assert await response.json() == document
         assert (response.headers["retry-after"], response.headers["request-id"]) == ("7", "r")
         assert "cloudclaw-error" not in response.headers
     # Nothing was tried again, and no token is counted.
-    assert len(rig.upstream.requests) == 1
-    use = await rig.manager.use("u")
+    assert len(shared.upstream.requests) == 1
+    use = await shared.manager.use("u")
     assert (use.requests, use.input_tokens, use.output_tokens) == (1, 0, 0)
 
 
-async def test_a_redirect_is_not_followed(rig: GatewayRig) -> None:
-    rig.upstream.answer({}, status=307, headers={"Location": rig.upstream.url + "/v1/elsewhere"})
-    sandbox = await rig.sandbox()
+async def test_a_redirect_is_not_followed(shared: GatewayRig) -> None:
+    shared.upstream.answer({}, status=307, headers={"Location": shared.upstream.url + "/v1/elsewhere"})
+    sandbox = await shared.sandbox()
     async with sandbox.session() as session, session.post("/anthropic/v1/messages", json=MESSAGE) as response:
         assert response.status == 502
         assert response.headers["cloudclaw-error"] == "upstream-redirect"
         assert "Location" not in response.headers
-    assert len(rig.upstream.requests) == 1
+    assert len(shared.upstream.requests) == 1
 
 
-async def test_what_would_tell_whose_key_it_is_stays_outside(rig: GatewayRig) -> None:
+async def test_what_would_tell_whose_key_it_is_stays_outside(shared: GatewayRig) -> None:
     hidden = {
         "Set-Cookie": "a=b",
         "anthropic-organization-id": "org",
@@ -255,24 +256,24 @@ async def test_what_would_tell_whose_key_it_is_stays_outside(rig: GatewayRig) ->
         "Server": "upstream",
         "alt-svc": "h3",
     }
-    rig.upstream.answer({}, headers={**hidden, "anthropic-ratelimit-requests-remaining": "4"})
-    sandbox = await rig.sandbox()
+    shared.upstream.answer({}, headers={**hidden, "anthropic-ratelimit-requests-remaining": "4"})
+    sandbox = await shared.sandbox()
     async with sandbox.session() as session, session.post("/anthropic/v1/messages", json=MESSAGE) as response:
         assert response.headers["anthropic-ratelimit-requests-remaining"] == "4"
         assert response.headers["Server"] == "cloudclaw-gateway"
         assert not {name.lower() for name in hidden if name != "Server"} & {n.lower() for n in response.headers}
 
 
-async def test_compressed_answers_pass_as_they_are(rig: GatewayRig) -> None:
+async def test_compressed_answers_pass_as_they_are(shared: GatewayRig) -> None:
     data = gzip.compress(b'{"usage": {"input_tokens": 5, "output_tokens": 6}}')
 
     async def play(request: web.Request) -> web.StreamResponse:
-        recorded = await rig.upstream.record(request)
+        recorded = await shared.upstream.record(request)
         assert recorded.header("accept-encoding") == ["identity"]
         return web.Response(body=data, headers={"Content-Encoding": "gzip", "Content-Type": "application/json"})
 
-    rig.upstream.play = play
-    sandbox = await rig.sandbox()
+    shared.upstream.play = play
+    sandbox = await shared.sandbox()
     async with (
         sandbox.session() as session,
         session.post("/anthropic/v1/messages", json=MESSAGE, headers={"Accept-Encoding": "gzip, br"}) as response,
