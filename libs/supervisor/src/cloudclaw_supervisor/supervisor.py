@@ -213,7 +213,7 @@ class Supervisor:
         attempt = self._of(request)
         note, data = base64.b64decode(request["note"]), base64.b64decode(request["data"])
         new = attempt.input(request["message_id"], note, data, request["close"])
-        connection.reply(request, new, status=self._status(True))
+        connection.reply(request, new, status=self._status())
 
     def _listening(self, request: Request) -> int:
         """The listener that a manager asks for."""
