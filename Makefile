@@ -39,8 +39,8 @@ test: ## Run all tests; PYTEST_ARGS="-k name" narrows them
 	@deploy/setup.sh
 	$(BIN)/pytest $(PYTEST_ARGS)
 
-demo: ## Two tenants, two nodes, one of them killed: see every task finish once
-	@deploy/setup.sh etcd
+demo: ## Nodes are killed at work: see every task finish once, and an agent go on where it was
+	@deploy/setup.sh etcd agents
 	@$(BIN)/python -m deploy.demo
 
 up: ## Start a local stack in the background; its state stays in ~/.local/state/cloudclaw

@@ -79,6 +79,14 @@ class Tenant:
         assert last is not None
         return last
 
+    async def wait_parked(self, task_id: str, timeout: float = 60.0) -> None:
+        """Return once the conversation waits for its user and holds no slot."""
+
+        async def parked() -> bool:
+            return (await self.get(task_id)).parked
+
+        await eventually(f"{task_id} is parked", parked, timeout)
+
     async def result(self, task_id: str) -> task_pb2.Result:
         return (await self.scheduler.GetResult(scheduler_pb2.GetResultRequest(task_id=task_id))).result
 

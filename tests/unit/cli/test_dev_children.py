@@ -230,16 +230,33 @@ def test_each_service_is_given_its_own_settings_and_dev_has_the_last_word(
 
 
 def test_a_scripted_model_takes_the_place_of_the_endpoints(tmp_path: Path) -> None:
+    script = tmp_path / "script.toml"
+    script.write_text('[[scenarios]]\nname = "a"\n[[scenarios.turns]]\ntext = "b"\n')
     held = DevDirectory(tmp_path / "d")
     write_development_key(held.key)
     try:
-        components = Components(DevOptions(tmp_path / "d", base_port=0), held)
-        components.endpoints["scripted-model"] = "127.0.0.1:9"
+        options = DevOptions(tmp_path / "d", base_port=0, no_agents=True, scripted_model=script)
+        options.check()
+        components = Components(options, held)
         given = {spec.name: spec.environment for spec in components.services()}
+        (model,) = [spec for spec in components.stores() if spec.name == "scripted-model"]
     finally:
         held.close()
+    address = components.endpoints["scripted-model"]
+    assert {str(script), address} <= set(model.argv)
     upstreams = read(GatewaySettings, environ=given["gateway@node-1"]).upstreams
     assert {name: (u.url, u.anonymous) for name, u in upstreams.items()} == {
-        "anthropic": ("http://127.0.0.1:9", True),
-        "openai": ("http://127.0.0.1:9", True),
+        "anthropic": (f"http://{address}", True),
+        "openai": (f"http://{address}", True),
     }
+    assert "scripted-model" not in components.metrics
+
+
+def test_a_script_that_cannot_be_played_is_refused_at_once(bare: Claw, tmp_path: Path) -> None:
+    script = tmp_path / "script.toml"
+    script.write_text('[[scenarios]]\nname = "a"\n')
+    for file, said in ((script, "turns"), (tmp_path / "none.toml", "No such file")):
+        ran = bare("dev", "--data-dir", str(tmp_path / "d"), "--scripted-model", str(file))
+        assert (ran.code, ran.out) == (2, "")
+        assert "--scripted-model" in ran.err
+        assert said in ran.err

@@ -29,6 +29,12 @@ def dev(
     ] = None,
     no_agents: Annotated[bool, typer.Option("--no-agents", help="Offer the runtime `command` only.")] = False,
     warm: Annotated[str, typer.Option(metavar="RUNTIME", help="Agent that waits started in idle slots.")] = "",
+    scripted_model: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Test support: answer all calls to models by this script; no key, no network."
+        ),
+    ] = None,
     no_restart: Annotated[bool, typer.Option("--no-restart", help="Leave a child that died dead.")] = False,
 ) -> None:
     """Run a whole CloudClaw on this machine, until Ctrl-C.
@@ -54,6 +60,7 @@ def dev(
         agents=agents,
         no_agents=no_agents,
         warm=warm,
+        scripted_model=scripted_model,
     )
     try:
         raise typer.Exit(main(options))

@@ -42,7 +42,9 @@ class Components:
         if options.objects == "minio":
             self.endpoints["objects"] = ports.address(32)
             self._minio_console = ports.address(33)
-        measured = [name for name in self.endpoints if name not in ("etcd", "objects")]
+        if options.scripted_model is not None:
+            self.endpoints["scripted-model"] = ports.address(34)
+        measured = [name for name in self.endpoints if name not in ("etcd", "objects", "scripted-model")]
         measured += [f"gateway@{node}" for node in self._nodes()]
         self.metrics = {name: ports.address(40 + number) for number, name in enumerate(measured)}
         ports.release()
@@ -52,10 +54,12 @@ class Components:
             write_sealing_key(self._sealing_key)
 
     def stores(self) -> list[ChildSpec]:
-        """Etcd, and MinIO when it was asked for."""
+        """Etcd, and MinIO and the scripted model when they were asked for."""
         specs = [self._etcd()]
         if self._options.objects == "minio":
             specs.append(self._minio())
+        if self._options.scripted_model is not None:
+            specs.append(self._scripted_model(self._options.scripted_model))
         return specs
 
     def services(self) -> list[ChildSpec]:
@@ -103,6 +107,14 @@ class Components:
             "HOME": str(self._directory.path),
         }
         return ChildSpec("objects", argv, environment)
+
+    def _scripted_model(self, script: Path) -> ChildSpec:
+        argv = [
+            sys.executable, "-m", "cloudclaw.testing.scripted_model", "--scenario", str(script.resolve()),
+            "--listen", self.endpoints["scripted-model"],
+            "--record", str(self._directory.path / "scripted-model.jsonl"),
+        ]  # fmt: skip
+        return ChildSpec("scripted-model", argv, _environment())
 
     def _scheduler(self) -> ChildSpec:
         return self._service(

@@ -27,6 +27,7 @@ class DevOptions:
         agents: folder of the agents' programs; None for where set-up installs them.
         no_agents: offer the runtime `command` only.
         warm: runtime of an agent that waits in idle slots; empty for none.
+        scripted_model: script of a scripted model, which then answers all calls to models; None for the real endpoints.
     """
 
     directory: Path
@@ -39,6 +40,7 @@ class DevOptions:
     agents: Path | None = None
     no_agents: bool = False
     warm: str = ""
+    scripted_model: Path | None = None
 
     def check(self) -> None:
         """Raise `InvalidArgumentError` naming the first option that cannot be."""
@@ -56,6 +58,20 @@ class DevOptions:
             raise InvalidArgumentError("give --agents or --no-agents, not both", field="--no-agents")
         if self.backend == "docker" and self.agents is not None:
             raise InvalidArgumentError("a container's agents are in its image", field="--agents")
+        if self.scripted_model is not None:
+            _check_script(self.scripted_model)
+
+
+def _check_script(file: Path) -> None:
+    """Raise `InvalidArgumentError` that says where the script is wrong."""
+    try:
+        from cloudclaw.testing.scripted_model import ScriptError, load
+    except ImportError as error:
+        raise PreconditionError(f"the scripted model needs the extra cloudclaw[testing]: {error}") from error
+    try:
+        load(file)
+    except ScriptError as error:
+        raise InvalidArgumentError(str(error), field="--scripted-model") from error
 
 
 class DevDirectory:

@@ -107,6 +107,8 @@ class _Dev:
             facts = self._components.facts()
             await self._joined(str(facts["operator_token"]))
         self._directory.write_ready(facts)
+        if self._options.scripted_model is not None:
+            say("a SCRIPTED model answers all calls to models: test support, no model")
         listed = " ".join(f"{name}={address}" for name, address in self._components.endpoints.items())
         sys.stdout.write(f"ready {listed}\n")
         sys.stdout.flush()
@@ -175,7 +177,7 @@ class _Dev:
     async def _stop(self) -> None:
         """Pool-managers first (they end what runs), then the services, then the stores."""
         await asyncio.gather(*(self._clean_after(child) for child in self._children))
-        order = ("pool-manager", "gateway", "workspace", "scheduler", "objects", "etcd")
+        order = ("pool-manager", "gateway", "workspace", "scheduler", "scripted-model", "objects", "etcd")
         for kind in order:
             group = [child for child in self._children if child.spec.name.partition("@")[0] == kind]
             await asyncio.gather(*(child.stop() for child in group))
