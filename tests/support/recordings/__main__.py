@@ -23,8 +23,8 @@ AGENTS = [CLAUDE, OPENCODE, OPENCLAW, CODEX, GEMINI]
 HERE = Path(__file__).parent
 
 
-async def play(agent: Agent, case: Case, box: Sandbox) -> tuple[int, bytes, bytes]:
-    """Run one case; exit code, stdout, stderr."""
+async def play(agent: Agent, case: Case, box: Sandbox) -> tuple[int | None, bytes, bytes]:
+    """Run one case; exit code (None: it still ran when its time was up), stdout, stderr."""
     for path, content in {**agent.home, **case.home}.items():
         file = box.home / path
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,12 @@ async def play(agent: Agent, case: Case, box: Sandbox) -> tuple[int, bytes, byte
             await model.wait_for(lambda entries: any(e["turn"] == case.signal_in_turn for e in entries), 120)
             await case.settle(box)
             await signal_agent(process, case.signal, agent.process)
-        code = await asyncio.wait_for(process.wait(), case.timeout)
+        code: int | None = None
+        try:
+            code = await asyncio.wait_for(process.wait(), case.timeout)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
         result = code, await out, await err
         _summary(agent, case, code, model)
         return result
@@ -63,7 +68,7 @@ async def _read(stream: asyncio.StreamReader | None) -> bytes:
     return await stream.read()
 
 
-def _summary(agent: Agent, case: Case, code: int, model: ScriptedModel) -> None:
+def _summary(agent: Agent, case: Case, code: int | None, model: ScriptedModel) -> None:
     asked = [f"{e['kind']}:{e['scenario']}:{e['turn']}:{e['status']}{e['problem']}" for e in model.requests]
     print(f"{agent.name}/{case.name}: exit {code}; {' '.join(asked)}", flush=True)
 

@@ -51,7 +51,7 @@ GEMINI = Agent(
         _failure("context-too-long", "context_too_long", "400: the context is too long"),
         Case("bad-flag", [*NEW, "--no-such-flag"], [], "an unknown option"),
         Case("unknown-session", [*RUN, "--resume", "none", "-p", PROMPT], [work("work")], "an unknown session"),
-        Case("sigterm", NEW, [hanging()], "SIGTERM in turn 2", signal=signal.SIGTERM),
+        Case("sigterm", NEW, [hanging()], "SIGTERM in turn 2, which it ignores", signal=signal.SIGTERM, timeout=20),
         Case("killed", NEW, [hanging()], "kill -9 in turn 2", signal=signal.SIGKILL),
         Case(
             "resumed-after-kill",

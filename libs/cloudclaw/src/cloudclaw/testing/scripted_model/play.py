@@ -33,27 +33,27 @@ class Cue:
 def find(script: Script, request: Request) -> Cue | None:
     """The turn that `request` calls for; None when no scenario answers it.
 
-    The newest user message that asks for a scenario chooses it; the turns that were played since then, as far as
-    the conversation shows them complete, are counted.
+    The newest user message that asks for a scenario chooses it; without one, the newest message of the model, which
+    is a summary then. The turns that were played since, as far as the conversation shows them complete, are counted.
     """
-    for at in range(len(request.messages) - 1, -1, -1):
-        message = request.messages[at]
-        if message.role != "user":
-            continue
-        scenario = next((one for one in script.scenarios if one.chosen_by(message.text)), None)
-        if scenario is not None:
-            return Cue(scenario, _played(scenario, request.messages[at + 1 :]))
+    for role in ("user", "assistant"):
+        for at in range(len(request.messages) - 1, -1, -1):
+            if request.messages[at].role != role:
+                continue
+            for scenario in script.scenarios:
+                start = scenario.start_in(request.messages[at].text)
+                if start is not None:
+                    return Cue(scenario, _played(scenario, start, request.messages[at + 1 :]))
     default = script.named(script.default)
-    return None if default is None else Cue(default, _played(default, request.messages))
+    return None if default is None else Cue(default, _played(default, 0, request.messages))
 
 
-def _played(scenario: Scenario, messages: list[Message]) -> int:
-    """How many turns are complete in `messages`.
+def _played(scenario: Scenario, index: int, messages: list[Message]) -> int:
+    """The index of the turn after those that are complete in `messages`, the first of which is at `index`.
 
     A turn with tool calls is complete when a result follows, one of text alone when all of its text is there: what
     an agent kept of a broken stream, or says in the model's name, does not count.
     """
-    index = 0
     between = [one for one in messages if one.role in ("user", "assistant")]  # Claude Code adds system messages
     spoken = [(role, list(group)) for role, group in groupby(between, key=lambda one: one.role)]
     for number, (role, group) in enumerate(spoken):

@@ -102,9 +102,15 @@ class Scenario(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     after: str = "Nothing more is scripted."
     """The text of every answer after the last turn."""
 
-    def chosen_by(self, text: str) -> bool:
-        """Whether the user's message `text` asks for this scenario."""
-        return f"[[scenario:{self.name}]]" in text or bool(self.match and re.search(self.match, text))
+    def start_in(self, text: str) -> int | None:
+        """The index of the turn with which the message `text` starts this scenario; None when it does not.
+
+        `[[scenario:NAME@3]]` starts with the fourth turn: a summary of a conversation says so.
+        """
+        marker = re.search(rf"\[\[scenario:{re.escape(self.name)}(?:@(\d+))?\]\]", text)
+        if marker:
+            return int(marker[1] or 0)
+        return 0 if self.match and re.search(self.match, text) else None
 
     def turn(self, index: int) -> Turn:
         """The turn at `index` (from 0), repetitions counted."""

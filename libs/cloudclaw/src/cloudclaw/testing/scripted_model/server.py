@@ -134,6 +134,10 @@ class Server:
         side = side_calls.recognise(request)
         if side is not None:
             entry["kind"], text = side
+            cue = play.find(self._script, request)
+            if entry["kind"] == "summary" and cue is not None:
+                # All that is left of the conversation afterwards is this text.
+                text += f" [[scenario:{cue.scenario.name}@{cue.index}]]"
             return await self._send(http, api, request, _estimated(text, [], request, Turn()), Turn(), ident, entry)
         entry["kind"] = "turn"
         cue = play.find(self._script, request)
