@@ -7,10 +7,10 @@ import asyncio
 import tempfile
 from pathlib import Path
 
-from tests.bench import freeze, history, latency, logs, memory, queue, recovery, snapshots, throughput
+from tests.bench import freeze, gateway, history, latency, logs, memory, queue, recovery, snapshots, throughput
 from tests.bench.report import Row, show
 
-PARTS = ("latency", "logs", "throughput", "memory", "snapshots", "freeze", "recovery", "queue", "history")
+PARTS = ("latency", "logs", "throughput", "memory", "snapshots", "freeze", "gateway", "recovery", "queue", "history")
 
 
 async def run(parts: list[str], queued: int, finished: int, rows: list[Row]) -> None:
@@ -22,6 +22,7 @@ async def run(parts: list[str], queued: int, finished: int, rows: list[Row]) -> 
         "memory": memory,
         "snapshots": snapshots,
         "freeze": freeze,
+        "gateway": gateway,
         "recovery": recovery,
     }
     for part in parts:

@@ -29,6 +29,11 @@ async def measure(directory: Path) -> list[Row]:
     return rows
 
 
+def resident(pid: int) -> float:
+    """MiB that the process holds."""
+    return _sum([pid], "Rss")
+
+
 def _sum(pids: list[int], field: str) -> float:
     """MiB of `field` in `smaps_rollup`, over all of `pids`."""
     total = 0

@@ -7,6 +7,7 @@ import fcntl
 import gc
 import os
 import resource
+import ssl
 import sys
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,7 @@ from prometheus_client import REGISTRY
 
 from cloudclaw.clock import Clock, SystemClock
 from cloudclaw.config import load
+from cloudclaw.errors import PreconditionError
 from cloudclaw.lifecycle import Stack, run_service
 from cloudclaw.logging import configure
 from cloudclaw.rpc.metrics_server import serve_metrics
@@ -53,9 +55,15 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         # Warm connections to the endpoints.
-        ways = HttpUpstreams(
-            connect_timeout=settings.connect_timeout, idle_timeout=settings.idle_timeout, keep_warm=settings.keep_warm
-        )
+        try:
+            ways = HttpUpstreams(
+                connect_timeout=settings.connect_timeout,
+                idle_timeout=settings.idle_timeout,
+                keep_warm=settings.keep_warm,
+                ca=settings.ca,
+            )
+        except (OSError, ssl.SSLError) as error:
+            raise PreconditionError(f"{settings.ca}: no certificates: {error}", reason="BAD_CA") from error
         stack.push("upstreams", ways.close)
         metrics = GatewayMetrics(REGISTRY)
         # What the pool-manager is told.

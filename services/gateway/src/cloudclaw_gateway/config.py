@@ -94,6 +94,9 @@ class GatewaySettings(ProcessSettings):
         },
         description="endpoints by name, the first step of the path inside sandboxes; replaces the default ones",
     )
+    ca: Path | None = Field(
+        default=None, description="PEM certificates that upstreams' own are checked against, beside the system's"
+    )
     sealing: SealingSettings = SealingSettings()
     max_connections: int = Field(default=64, ge=1, le=1024, description="connections of one sandbox at once")
     max_body: int = Field(default=32 << 20, ge=1 << 10, description="bytes of one request's body")

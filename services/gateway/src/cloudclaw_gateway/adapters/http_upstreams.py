@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import aiohttp
 from aiohttp.resolver import ThreadedResolver
@@ -15,19 +17,25 @@ from cloudclaw_gateway.ports.upstreams import Answer, Body, Question, UpstreamEr
 
 
 class HttpUpstreams:
-    """One pool of connections to all upstreams. TLS is verified against the system's certificates, or `ca`.
+    """One pool of connections to all upstreams. TLS is always verified.
 
     Args:
+        ca: PEM certificates that are believed beside the system's.
         connect_timeout: seconds to connect, TLS included.
         idle_timeout: seconds that an answer may be silent, at its start and between two pieces. Streams may last as
             long as they like.
         keep_warm: seconds that an unused connection is kept.
     """
 
-    def __init__(self, *, connect_timeout: float, idle_timeout: float, keep_warm: float) -> None:
-        self._connect_timeout = connect_timeout
+    def __init__(
+        self, *, connect_timeout: float, idle_timeout: float, keep_warm: float, ca: Path | None = None
+    ) -> None:
+        tls = ssl.create_default_context()
+        if ca is not None:
+            tls.load_verify_locations(ca)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
+                ssl=tls,
                 limit=0,
                 keepalive_timeout=keep_warm,
                 ttl_dns_cache=60,

@@ -1,0 +1,151 @@
+"""What is read of responses, however their bytes are cut."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloudclaw_gateway.domain.meter import MAX_DOCUMENT, ResponseMeter
+from cloudclaw_gateway.domain.use import Tokens
+
+
+def stream(*events: Any) -> bytes:
+    return b"".join(b"event: x\ndata: " + json.dumps(event).encode() + b"\n\n" for event in events)
+
+
+ANTHROPIC = stream(
+    {
+        "type": "message_start",
+        "message": {
+            "model": "claude-1",
+            "usage": {
+                "input_tokens": 10,
+                "output_tokens": 1,
+                "cache_read_input_tokens": 200,
+                "cache_creation_input_tokens": 30,
+            },
+        },
+    },
+    {"type": "content_block_delta", "delta": {"text": 'a trap: "usage": {"input_tokens": 999999}'}},
+    {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 42}},
+    {"type": "message_stop"},
+)
+CHAT = stream(
+    {"model": "gpt-1", "choices": [{"delta": {"content": "hi"}}], "usage": None},
+    {"model": "gpt-1", "choices": [], "usage": {
+        "prompt_tokens": 100, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": 60}}},
+) + b"data: [DONE]\n\n"  # fmt: skip
+RESPONSES = stream(
+    {"type": "response.created", "response": {"model": "gpt-2", "usage": None}},
+    {"type": "response.output_text.delta", "delta": "x"},
+    {"type": "response.completed", "response": {"model": "gpt-2", "usage": {
+        "input_tokens": 50, "input_tokens_details": {"cached_tokens": 20}, "output_tokens": 9, "total_tokens": 59}}},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "tokens"),
+    [
+        (ANTHROPIC, "claude-1", Tokens(10, 42, 200, 30)),
+        (CHAT, "gpt-1", Tokens(40, 7, 60, 0)),
+        (RESPONSES, "gpt-2", Tokens(30, 9, 20, 0)),
+        (ANTHROPIC.replace(b"\n", b"\r\n"), "claude-1", Tokens(10, 42, 200, 30)),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+def test_streams_are_counted_however_they_are_cut(data: bytes, model: str, tokens: Tokens, size: int) -> None:
+    meter = ResponseMeter(streamed=True)
+    for start in range(0, len(data), size):
+        meter.feed(data[start : start + size])
+    assert meter.finish(request_bytes=4000) == (tokens, False)
+    assert meter.model == model
+
+
+@pytest.mark.parametrize(
+    ("document", "tokens"),
+    [
+        ({"model": "m", "usage": {"input_tokens": 5, "output_tokens": 6}}, Tokens(5, 6)),
+        ({"model": "m", "usage": {"prompt_tokens": 5, "completion_tokens": 6}}, Tokens(5, 6)),
+        ({"model": "m", "usage": {"prompt_tokens": 8, "total_tokens": 8}}, Tokens(8, 0)),
+        (
+            {"model": "m", "content": [{"input": {"usage": {"input_tokens": 0}}}], "usage": {"input_tokens": 5}},
+            Tokens(5, 0),
+        ),
+    ],
+)
+def test_whole_documents_are_counted_by_their_own_usage(document: Any, tokens: Tokens) -> None:
+    meter = ResponseMeter(streamed=False)
+    data = json.dumps(document).encode()
+    meter.feed(data[:10])
+    meter.feed(data[10:])
+    assert meter.finish(request_bytes=4000) == (tokens, False)
+    assert meter.model == "m"
+
+
+def test_a_stream_that_is_left_early_is_estimated_by_its_events() -> None:
+    meter = ResponseMeter(streamed=True)
+    start, *_ = ANTHROPIC.split(b'event: x\ndata: {"type": "message_delta"')
+    meter.feed(start)
+    for _ in range(20):
+        meter.feed(stream({"type": "content_block_delta", "delta": {"text": "w"}}))
+    tokens, estimated = meter.finish(request_bytes=4000)
+    assert estimated
+    assert tokens == Tokens(10, 22, 200, 30)
+
+
+def test_without_any_usage_request_and_events_are_estimated() -> None:
+    meter = ResponseMeter(streamed=True)
+    meter.feed(stream({"choices": [{"delta": {}}]}) * 5 + b"data: [DONE]\n\n")
+    assert meter.finish(request_bytes=4000) == (Tokens(1000, 6), True)
+
+
+def test_compressed_and_overlong_bodies_are_estimated_and_not_kept() -> None:
+    for meter in (ResponseMeter(streamed=False, readable=False), ResponseMeter(streamed=False)):
+        for _ in range(5):
+            meter.feed(b'{"x": "' + b"x" * (MAX_DOCUMENT // 4))
+        assert len(meter._rest) <= MAX_DOCUMENT
+        tokens, estimated = meter.finish(request_bytes=400)
+        assert estimated
+        assert tokens.input == 100
+        assert tokens.output > MAX_DOCUMENT // 4
+
+
+def test_after_an_overlong_event_the_next_ones_are_read() -> None:
+    meter = ResponseMeter(streamed=True)
+    meter.feed(b"data: " + b"x" * (MAX_DOCUMENT + 1))
+    meter.feed(b"xx\n\n" + stream({"type": "message_delta", "usage": {"input_tokens": 3, "output_tokens": 4}}))
+    assert meter.finish(request_bytes=0) == (Tokens(3, 4), False)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"input_tokens": -5, "output_tokens": -1},
+        {"input_tokens": 1e300, "output_tokens": "7"},
+        {"input_tokens": True, "output_tokens": None},
+        {"input_tokens": 1 << 60},
+        {"prompt_tokens": 3, "prompt_tokens_details": {"cached_tokens": 9}},
+        {"prompt_tokens": 3, "prompt_tokens_details": "x"},
+        [1],
+        "x",
+    ],
+)
+def test_absurd_counts_take_nothing_back(usage: Any) -> None:
+    meter = ResponseMeter(streamed=True)
+    meter.feed(stream({"usage": usage}))
+    tokens, _ = meter.finish(request_bytes=0)
+    assert min(tokens.input, tokens.output, tokens.cache_read, tokens.cache_write) >= 0
+    assert max(tokens.input, tokens.output, tokens.cache_read, tokens.cache_write) <= 1 << 40
+
+
+@given(st.lists(st.binary(max_size=50), max_size=20), st.booleans())
+def test_no_bytes_break_it(pieces: list[bytes], streamed: bool) -> None:
+    meter = ResponseMeter(streamed=streamed)
+    for piece in pieces:
+        meter.feed(b"data:" + piece)
+    tokens, _ = meter.finish(request_bytes=10)
+    assert tokens.input >= 0
