@@ -20,6 +20,8 @@ class ErrorKind(enum.StrEnum):
     NOT_FOUND = "not_found"
     UNREACHABLE = "unreachable"
     SERVER = "server"
+    REJECTED = "rejected"
+    """The endpoint refused the request itself: asking again is no use."""
     TURN_LIMIT = "turn_limit"
     BUDGET = "budget"
     PERMISSION = "permission"

@@ -121,10 +121,24 @@ class JsonLines:
         if not line.lstrip().startswith(b"{") or len(line) > MAX_LINE:
             return []
         try:
-            value = json.loads(line)
+            value = _clean(json.loads(line)) if b"\\u" in line else json.loads(line)
             return marked(value) if system else self.on_object(value)
         except Exception:  # noqa: BLE001 - hostile input: whatever a line breaks, it breaks for itself alone
             return []
+
+
+def _clean(value: Any) -> Any:
+    """Without the halves of surrogate pairs that JSON can escape and UTF-8 cannot hold."""
+    text = json.dumps(value, ensure_ascii=False)
+    return value if _encodes(text) else json.loads(text.encode("utf-8", "replace"))
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def mark(event: str, **fields: str | int) -> bytes:

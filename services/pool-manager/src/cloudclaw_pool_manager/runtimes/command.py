@@ -9,16 +9,10 @@ from cloudclaw.agents.transcript import Transcript
 from cloudclaw.errors import InvalidArgumentError
 from cloudclaw_pool_manager.domain.attempt import Exit, Launch
 from cloudclaw_pool_manager.ports.runtime import RunRequest, Verdict
+from cloudclaw_pool_manager.runtimes.environment import BASE_ENV
 
 _FILE_LIMIT: Final = 128 + signal.SIGXFSZ
 """What a shell ends with when its last command was killed for a file over the limit."""
-_BASE_ENV = {
-    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "HOME": "/home/agent",
-    "USER": "agent",
-    "LANG": "C.UTF-8",
-    "TMPDIR": "/tmp",
-}
 
 
 class CommandRuntime:
@@ -36,7 +30,7 @@ class CommandRuntime:
     def launch(self, request: RunRequest) -> Launch:
         return Launch(
             argv=request.argv,
-            env={**_BASE_ENV, **request.env, **request.identity},
+            env={**BASE_ENV, **request.env, **request.identity},
             stdin=request.prompt.encode(),
         )
 

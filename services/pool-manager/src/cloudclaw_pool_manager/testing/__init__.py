@@ -1,0 +1,1 @@
+"""What third parties' tests need of this package. Uses pytest, which the service itself does not."""

@@ -1,0 +1,53 @@
+"""The contract of runtimes, on ours."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from cloudclaw_pool_manager.ports.runtime import AgentAdapter, RuntimeAdapter
+from cloudclaw_pool_manager.runtimes.claude_code import ClaudeCode
+from cloudclaw_pool_manager.runtimes.command import CommandRuntime
+from cloudclaw_pool_manager.testing.runtimes import AgentContract, RuntimeContract
+from tests.support.transcripts import RECORDINGS
+
+
+class TestCommand(RuntimeContract):
+    argv = ("cat",)
+
+    def adapter(self, **options: Any) -> RuntimeAdapter:
+        return CommandRuntime()
+
+
+class TestClaudeCode(AgentContract):
+    recordings = RECORDINGS / "claude-code"
+    expected: ClassVar = {
+        "success": "COMPLETED",
+        "resumed": "COMPLETED",
+        "resumed-after-kill": "COMPLETED",
+        "stream-json": "COMPLETED",
+        "retried": "COMPLETED",
+        "authentication": "MODEL_AUTHENTICATION",
+        "permission": "MODEL_AUTHENTICATION",
+        "billing": "MODEL_AUTHENTICATION",
+        "rate-limit": "MODEL_RATE_LIMIT",
+        "overloaded": "MODEL_OVERLOADED",
+        "server-error": "MODEL_FAILED",
+        "invalid-request": "MODEL_FAILED",
+        "context-too-long": "MODEL_CONTEXT",
+        "not-found": "MODEL_NOT_FOUND",
+        "refused-connection": "MODEL_UNREACHABLE",
+        "max-turns": "TURN_LIMIT",
+        "max-budget": "SPEND_LIMIT",
+        "permission-denied": "PERMISSION_DENIED",
+        "bad-flag": "BAD_CONFIGURATION",
+        "bad-settings": "BAD_CONFIGURATION",
+        "bad-mcp": "BAD_CONFIGURATION",
+        "session-in-use": "BAD_CONFIGURATION",
+        "unknown-session": "BAD_CONFIGURATION",
+        "sigterm": "KILLED_BY_SIGNAL",
+        "sigint": "AGENT_FAILED",
+        "killed": "KILLED_BY_SIGNAL",
+    }
+
+    def adapter(self, **options: Any) -> AgentAdapter:
+        return ClaudeCode(**options)
