@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -45,7 +46,7 @@ def parse_cut(
     events: list[AnyEvent] = []
     for stream, data in pieces:
         edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
-        for begin, end in zip(edges, edges[1:], strict=False):
+        for begin, end in itertools.pairwise(edges):
             events += parser.feed(stream, data[begin:end])
             state = parser.dump()
             parser = make()

@@ -73,7 +73,8 @@ def test_usage_grows_and_its_last_word_is_the_agents_own() -> None:
     reports = [report.usage for report in only(events_of("success"), UsageReport)]
     assert [report.input_tokens for report in reports] == sorted(report.input_tokens or 0 for report in reports)
     assert reports[0].output_tokens is None, "a message's own count is that of its first token"
-    assert reports[-1] == Usage(37341, 37, 0, 0, pytest.approx(0.150104), 3)
+    assert reports[-1] == Usage(37341, 37, 0, 0, reports[-1].cost_usd, 3)
+    assert reports[-1].cost_usd == pytest.approx(0.150104)
 
 
 def test_a_session_that_goes_on_reports_what_this_attempt_used_only() -> None:
@@ -180,9 +181,7 @@ def test_a_tool_that_ends_before_the_next_is_called_does_not_make_two_turns() ->
 def test_a_subagents_work_is_shown_and_makes_no_turn() -> None:
     call = {**block("s1", type="tool_use", id="x", name="Bash", input={}), "parent_tool_use_id": "a"}
     words = {**block("s1", type="text", text="inner"), "parent_tool_use_id": "a"}
-    events = said(
-        block("m1", type="tool_use", id="a", name="Task", input={}), call, words, result("x"), result("a")
-    )
+    events = said(block("m1", type="tool_use", id="a", name="Task", input={}), call, words, result("x"), result("a"))
     assert [event.tool for event in only(events, ToolCall)] == ["Task", "Bash"]
     assert only(events, Message) == []
     assert len(only(events, Turn)) == 1

@@ -118,9 +118,7 @@ class ClaudeCodeParser(AgentParser):
     def _sum(self) -> Usage:
         """So far. What it writes is told by results only: a message's own count is that of its beginning."""
         asked, turns = self.memory.asked, self.memory.turns
-        now = Usage(
-            input_tokens=asked[0], cache_read_tokens=asked[1], cache_write_tokens=asked[2], turns=turns or None
-        )
+        now = Usage(input_tokens=asked[0], cache_read_tokens=asked[1], cache_write_tokens=asked[2], turns=turns or None)
         return self.memory.sums.plus(now) if any(asked) or turns else self.memory.sums
 
     def _results(self, line: Mapping[str, Any]) -> list[AnyEvent]:

@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+import msgspec
+
 from cloudclaw.agents.events import AnyEvent, Error, ErrorKind, Finished, Turn, cut
 from cloudclaw.agents.kinds import kind_of
 from cloudclaw.agents.parser import JsonLines, Memory
@@ -34,7 +36,7 @@ class AgentMemory(Memory):
     session: str = ""
     model: str = ""
     turns: int = 0
-    open_calls: list[str] = []
+    open_calls: list[str] = msgspec.field(default_factory=list)
     text: str = ""
     ended: bool = False
     trouble: tuple[str, str] | None = None
@@ -127,4 +129,6 @@ def count(value: Any) -> int | None:
 
 def money(value: Any) -> float | None:
     """US dollars; None for what is no sum."""
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e12 else None
+    return (
+        float(value) if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e12 else None
+    )

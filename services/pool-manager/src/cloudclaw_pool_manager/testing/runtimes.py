@@ -152,7 +152,7 @@ class AgentContract(RuntimeContract):
     def adapter(self, **options: Any) -> AgentAdapter:
         raise NotImplementedError
 
-    def verdict(self, exit: Exit, *events: AnyEvent) -> Verdict:  # noqa: A002 - as the port names it
+    def verdict(self, exit: Exit, *events: AnyEvent) -> Verdict:
         return self.adapter().judge(self.request(), exit, folded(*events))
 
     # -- options and probes --
@@ -181,9 +181,10 @@ class AgentContract(RuntimeContract):
         assert adapter.version(ended(), self.good_version + "\n", "") in self.good_version
 
     @pytest.mark.parametrize(
-        ("exit", "stdout"), [(ended(127), ""), (ended(126), ""), (ended(1), ""), (ended(), "hello"), (ended(signal=11), "")]
+        ("exit", "stdout"),
+        [(ended(127), ""), (ended(126), ""), (ended(1), ""), (ended(), "hello"), (ended(signal=11), "")],
     )
-    def test_a_probe_that_fails_says_why(self, exit: Exit, stdout: str) -> None:  # noqa: A002
+    def test_a_probe_that_fails_says_why(self, exit: Exit, stdout: str) -> None:
         with pytest.raises(PreconditionError) as caught:
             self.adapter().version(exit, stdout, "some words")
         assert len(caught.value.message) > 20
@@ -250,7 +251,12 @@ class AgentContract(RuntimeContract):
     # -- verdicts --
 
     def test_an_answer_is_a_success_with_exit_code_0_only(self) -> None:
-        said = (Started(self.session), Message("user", FIRST), Message("assistant", "Hm."), Finished(True, text="Done."))
+        said = (
+            Started(self.session),
+            Message("user", FIRST),
+            Message("assistant", "Hm."),
+            Finished(True, text="Done."),
+        )
         verdict = self.verdict(ended(), *said)
         assert verdict.succeeded
         assert (verdict.final_message, verdict.session_id) == ("Done.", self.session)
@@ -272,9 +278,7 @@ class AgentContract(RuntimeContract):
             assert verdict.session_id == self.session
 
     def test_what_is_worth_another_attempt(self) -> None:
-        again = {
-            kind for kind in ErrorKind if self.verdict(ended(1), Finished(False, kind, "so it was")).retryable
-        }
+        again = {kind for kind in ErrorKind if self.verdict(ended(1), Finished(False, kind, "so it was")).retryable}
         assert again >= {ErrorKind.RATE_LIMIT, ErrorKind.OVERLOADED, ErrorKind.UNREACHABLE, ErrorKind.SERVER}
         assert not again & {
             ErrorKind.AUTHENTICATION,
