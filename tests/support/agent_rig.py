@@ -1,5 +1,5 @@
-"""Runs the installed agents as a node does: an adapter's launch in a real slot, its way out leading to a scripted model,
-its log through the adapter's parser, its exit through the adapter's judgement."""
+"""Runs the installed agents as a node does: an adapter's launch in a real slot, its way out leading to a scripted
+model, its log through the adapter's parser, its exit through the adapter's judgement."""
 
 from __future__ import annotations
 
@@ -97,6 +97,12 @@ class Run:
         """No more messages."""
         await self.slot.input(self.attempt.uid, "close", close=True)
         return await self.ended()
+
+    async def wrote(self, pattern: str, text: bytes, times: int = 1) -> None:
+        """Wait until a file of its tree holds `text` so often: agents write a turn down after they told it."""
+        async with asyncio.timeout(WITHIN):
+            while not any(path.read_bytes().count(text) >= times for path in self.tree.glob(pattern)):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
     async def kill(self) -> None:
         """All of its processes, at once."""

@@ -55,6 +55,7 @@ class Parrot:
     """`AgentAdapter`. `takes_input`: while it runs; otherwise it ends with every answer."""
 
     name = NAME
+    settles = 0.0
 
     def __init__(self, *, takes_input: bool = True, warm: bool = False, broken: str = "") -> None:
         self.takes_input = takes_input

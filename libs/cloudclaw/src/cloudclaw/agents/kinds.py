@@ -11,21 +11,27 @@ _WORDS: Final = (
     # In order of precedence: an endpoint says 400 to a prompt that is too long, and 429 to an empty account.
     (
         ErrorKind.CONTEXT,
-        (r"prompt is too long|context.{0,12}(length|window|limit)|maximum context|too many (input )?tokens"
-        r"|input token count|exceeds the (maximum|limit)"),
+        (
+            r"prompt is too long|context.{0,12}(length|window|limit)|maximum context|too many (input )?tokens"
+            r"|input token count|exceeds the (maximum|limit)"
+        ),
     ),
     (
         ErrorKind.AUTHENTICATION,
-        (r"credit balance|insufficient.quota|exceeded your current quota|billing|invalid.{0,12}api.?key"
-        r"|api.?key.{0,12}(invalid|missing|not valid)|not logged in|unauthori[sz]ed|authentication|unauthenticated"),
+        (
+            r"credit balance|insufficient.quota|exceeded your current quota|billing|invalid.{0,12}api.?key"
+            r"|api.?key.{0,12}(invalid|missing|not valid)|not logged in|unauthori[sz]ed|authentication|unauthenticated"
+        ),
     ),
     (ErrorKind.RATE_LIMIT, r"rate.?limit|too many requests|resource.?exhausted"),
     (ErrorKind.OVERLOADED, r"overloaded|at capacity|service unavailable"),
     (ErrorKind.NOT_FOUND, r"not_found_error|model.{0,60}(not exist|not found)|model_not_found|no such model"),
     (
         ErrorKind.UNREACHABLE,
-        (r"econnrefused|econnreset|enotfound|etimedout|eai_again|connection.{0,9}(refused|reset|error|failed|closed)"
-        r"|unable to connect|socket|fetch failed|timed? ?out|network|stream disconnected|error sending request"),
+        (
+            r"econnrefused|econnreset|enotfound|etimedout|eai_again|connection.{0,9}(refused|reset|error|failed|closed)"
+            r"|unable to connect|socket|fetch failed|timed? ?out|network|stream disconnected|error sending request"
+        ),
     ),
 )
 _PATTERNS: Final = tuple((kind, re.compile(words, re.IGNORECASE)) for kind, words in _WORDS)

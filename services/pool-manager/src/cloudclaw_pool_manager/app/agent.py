@@ -87,6 +87,7 @@ class Agent:
         self._closed_at: float | None = None
         self._retry_at = 0.0
         self._turns = 0
+        self._settled_at = float("inf")
         self._wake = asyncio.Event()
 
     # -- what others see and say; nothing here blocks --
@@ -128,6 +129,9 @@ class Agent:
         if self._closed_at is not None:
             if now >= self._closed_at + ENDS_WITHIN:
                 self._host.end(KillReason.ANSWERED)
+        elif self._settled_at <= now:
+            self._settled_at = float("inf")
+            self._host.turned()
         elif self._parks_at() <= now or (self._pending and 0.0 < self._retry_at <= now):
             self._wake.set()
 
@@ -243,10 +247,18 @@ class Agent:
         for event in events:
             if isinstance(event, Turn):
                 self._turns = event.number
-                self._host.turned()
+                self._turned()
             elif given.max_turns and self._turns >= given.max_turns and _works(event):
                 self._host.end(KillReason.TURN_LIMIT)  # one turn more has begun
         self._wake.set()
+
+    def _turned(self) -> None:
+        """Its turn is complete; what it keeps of it reaches its files a little later."""
+        settles = self.adapter.settles if self.adapter is not None else 0.0
+        if settles:
+            self._settled_at = self._clock.boottime() + settles
+        else:
+            self._host.turned()
 
     def _parks_at(self) -> float:
         """Boot time at which its conversation is parked, when nothing happens before."""

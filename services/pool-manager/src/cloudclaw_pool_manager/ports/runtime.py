@@ -122,7 +122,13 @@ class AgentAdapter(RuntimeAdapter, Protocol):
     """A runtime whose program is an agent: it says what it does, keeps a session, and may take input.
 
     `cloudclaw_pool_manager.testing.runtimes` holds the tests that every adapter passes.
+
+    Attributes:
+        settles: seconds after a `Turn` within which the agent has written what it keeps of it. A checkpoint of the turn
+            waits so long: one that came earlier would hold the turn's files and not the turn, which is then done twice.
     """
+
+    settles: float
 
     def probe(self) -> Launch:
         """A command that tells the program's version quickly and touches no model."""

@@ -33,6 +33,8 @@ class Agent:
         flags: variables that it always gets.
     """
 
+    settles: float = 0.0
+
     name: str
     program: ClassVar[str]
     oldest: ClassVar[tuple[int, int, int]]

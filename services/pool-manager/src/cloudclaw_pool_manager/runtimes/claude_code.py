@@ -30,6 +30,7 @@ class ClaudeCode(Agent):
     program = "claude"
     oldest = (2, 1, 330)
     upstream = "anthropic"
+    settles = 0.3  # 4 to 144 ms were measured
     flags: ClassVar = {
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "DISABLE_AUTOUPDATER": "1",
