@@ -160,6 +160,7 @@ async def test_a_request_passes_piece_by_piece(shared: GatewayRig) -> None:
     async with sandbox.session() as session, asyncio.timeout(30):
         response = await session.post("/anthropic/v1/messages", data=body())
         assert response.status == 200
+        await response.read()
 
 
 async def test_a_hang_up_inside_ends_the_call_outside(shared: GatewayRig) -> None:

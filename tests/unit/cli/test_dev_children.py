@@ -248,6 +248,7 @@ def test_a_scripted_model_takes_the_place_of_the_endpoints(tmp_path: Path) -> No
     assert {name: (u.url, u.anonymous) for name, u in upstreams.items()} == {
         "anthropic": (f"http://{address}", True),
         "openai": (f"http://{address}", True),
+        "gemini": (f"http://{address}", True),
     }
     assert "scripted-model" not in components.metrics
 

@@ -12,11 +12,12 @@ from cloudclaw_gateway.config import GatewaySettings
 from cloudclaw_gateway.domain.refusal import Kind
 
 
-def test_by_default_both_protocols_go_to_their_makers() -> None:
+def test_by_default_every_protocol_goes_to_its_maker() -> None:
     upstreams = read(GatewaySettings, environ={}).endpoints()
     assert {name: (u.kind, u.url, u.anonymous) for name, u in upstreams.items()} == {
         "anthropic": (Kind.ANTHROPIC, "https://api.anthropic.com", False),
         "openai": (Kind.OPENAI, "https://api.openai.com", False),
+        "gemini": (Kind.GEMINI, "https://generativelanguage.googleapis.com", False),
     }
 
 
@@ -45,7 +46,7 @@ def test_upstreams_come_from_the_environment_with_prices() -> None:
         ({"url": "https://user:pass@x"}, "neither user"),
         ({"url": "https://x/?key=1"}, "neither user"),
         ({"url": "https://x/?"}, "neither user"),
-        ({"url": "https://x", "kind": "gemini"}, "kind"),
+        ({"url": "https://x", "kind": "cohere"}, "kind"),
         ({"url": "https://x", "paths": ["POST /../x"]}, "must be like"),
         ({"url": "https://x", "paths": ["messages"]}, "must be like"),
         ({"url": "https://x", "headers": {"a b": "c"}}, "is no header"),

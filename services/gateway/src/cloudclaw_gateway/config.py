@@ -18,7 +18,7 @@ from cloudclaw_gateway.domain.prices import Price, PriceList
 from cloudclaw_gateway.domain.refusal import Kind
 from cloudclaw_gateway.domain.upstream import Upstream
 
-_PATH = re.compile(r"(GET|POST|DELETE) ([A-Za-z0-9._~:@+=,-]+|\*)(/([A-Za-z0-9._~:@+=,-]+|\*))*")
+_PATH = re.compile(r"(GET|POST|DELETE) [A-Za-z0-9._~:@+=,*-]+(/[A-Za-z0-9._~:@+=,*-]+)*")
 _HEADER = re.compile(r"[A-Za-z0-9-]+")
 _VALUE = re.compile(r"[ -~]*")
 
@@ -44,10 +44,12 @@ class PriceSettings(Group):
 class UpstreamSettings(Group):
     """One endpoint."""
 
-    kind: Kind = Field(description="protocol: anthropic or openai")
+    kind: Kind = Field(description="protocol: anthropic, openai or gemini")
     url: str = Field(description="where it is: scheme, host, and maybe port and base path")
     anonymous: bool = Field(default=False, description="it wants no key, such as an endpoint of one's own")
-    paths: list[str] = Field(default_factory=list, description="`METHOD path` of what may be called; `*` is one step")
+    paths: list[str] = Field(
+        default_factory=list, description="`METHOD path` of what may be called; `*` is within one step"
+    )
     headers: dict[str, str] = Field(default_factory=dict, description="headers that every request is given")
     prices: dict[str, PriceSettings] = Field(default_factory=dict, description="by model, or by a glob over models")
 
@@ -91,6 +93,7 @@ class GatewaySettings(ProcessSettings):
         default_factory=lambda: {
             "anthropic": UpstreamSettings(kind=Kind.ANTHROPIC, url="https://api.anthropic.com"),
             "openai": UpstreamSettings(kind=Kind.OPENAI, url="https://api.openai.com"),
+            "gemini": UpstreamSettings(kind=Kind.GEMINI, url="https://generativelanguage.googleapis.com"),
         },
         description="endpoints by name, the first step of the path inside sandboxes; replaces the default ones",
     )

@@ -45,6 +45,11 @@ RESPONSES = stream(
     {"type": "response.completed", "response": {"model": "gpt-2", "usage": {
         "input_tokens": 50, "input_tokens_details": {"cached_tokens": 20}, "output_tokens": 9, "total_tokens": 59}}},
 )  # fmt: skip
+GEMINI = stream(
+    {"candidates": [{"content": {}}], "modelVersion": "gem-1", "usageMetadata": {"promptTokenCount": 50}},
+    {"candidates": [{"content": {}}], "modelVersion": "gem-1", "usageMetadata": {
+        "promptTokenCount": 50, "cachedContentTokenCount": 30, "candidatesTokenCount": 8, "thoughtsTokenCount": 4}},
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -53,6 +58,7 @@ RESPONSES = stream(
         (ANTHROPIC, "claude-1", Tokens(10, 42, 200, 30)),
         (CHAT, "gpt-1", Tokens(40, 7, 60, 0)),
         (RESPONSES, "gpt-2", Tokens(30, 9, 20, 0)),
+        (GEMINI, "gem-1", Tokens(20, 12, 30, 0)),
         (ANTHROPIC.replace(b"\n", b"\r\n"), "claude-1", Tokens(10, 42, 200, 30)),
     ],
 )

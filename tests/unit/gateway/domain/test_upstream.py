@@ -88,3 +88,15 @@ def test_whatever_is_asked_stays_below_the_upstreams_url(rest: str) -> None:
     path = route.url.removeprefix("https://m.eg/base/").partition("?")[0]
     assert all(step not in ("", ".", "..") for step in path.split("/"))
     assert not set(path) & set("%\\#@ \t\r\n") - {"@"}
+
+
+@pytest.mark.parametrize(
+    ("call", "metered"), [("generateContent", True), ("streamGenerateContent", True), ("countTokens", False)]
+)
+def test_a_model_in_the_path_is_found_there(call: str, metered: bool) -> None:
+    gemini = Upstream("gemini", Kind.GEMINI, "https://m.eg")
+    route = gemini.route("POST", parse_target(f"/gemini/v1beta/models/gem-1:{call}?alt=sse&key=x"))
+    assert route.url == f"https://m.eg/v1beta/models/gem-1:{call}?alt=sse"
+    assert (route.model, route.metered) == ("gem-1", metered)
+    with pytest.raises(Refusal):
+        gemini.route("POST", parse_target("/gemini/v1beta/models/gem-1:batchGenerateContent"))

@@ -148,6 +148,10 @@ class _Passage:
             return
         # A limit that is reached already is told before anything is read.
         self._account.check()
+        if self._route.model:
+            self._price = self._priced(self._route.model)
+            await self._ask(ways, headers, self._body, self._account.begin())
+            return
         async with AsyncExitStack() as holding:
             await holding.enter_async_context(self._account.holding)
             held = await self._held(holding)
@@ -189,15 +193,19 @@ class _Passage:
             raise Refusal(400, Mark.BAD_REQUEST, "the body is no JSON object") from None
         if not isinstance(model, str) or not model:
             raise Refusal(400, Mark.BAD_REQUEST, "the body names no model")
-        self._price = self._upstream.prices.find(model)
-        if self._price is None:
+        self._price = self._priced(model)
+        return _Whole(data, holding)
+
+    def _priced(self, model: str) -> Price:
+        price = self._upstream.prices.find(model)
+        if price is None:
             raise Refusal(
                 403,
                 Mark.NO_PRICE,
                 f"the task has a limit on spend, and model {model[:100]!r} of upstream {self._upstream.name} has no"
                 " price: the operator sets prices in CLAW_GATEWAY_UPSTREAMS",
             )
-        return _Whole(data, holding)
+        return price
 
     async def _stream(self, answer: Answer, charge: Charge | None, asked: float) -> None:
         answered = self._clock.boottime()

@@ -31,6 +31,13 @@ _NEVER_OUT: Final = frozenset(
 )
 _NEVER_OUT_PREFIXES: Final = ("proxy-", "x-forwarded-", "sec-", "cf-", "x-amz-", "x-envoy-")
 
+_KEY: Final = {
+    Kind.ANTHROPIC: ("x-api-key", ""),
+    Kind.OPENAI: ("Authorization", "Bearer "),
+    Kind.GEMINI: ("x-goog-api-key", ""),
+}
+"""Where each protocol has its key: the header, and what stands before the key."""
+
 _NEVER_IN: Final = frozenset(
     # What tells whose key it is, or the key.
     {"set-cookie", "set-cookie2", "authorization", "x-api-key", "api-key", "www-authenticate"}
@@ -55,7 +62,8 @@ def outgoing(headers: Iterable[tuple[str, str]], kind: Kind, key: str | None, ex
     ]
     passing += [("Accept-Encoding", "identity"), *extra.items()]
     if key is not None:
-        passing.append(("x-api-key", key) if kind is Kind.ANTHROPIC else ("Authorization", f"Bearer {key}"))
+        name, before = _KEY[kind]
+        passing.append((name, before + key))
     return passing
 
 

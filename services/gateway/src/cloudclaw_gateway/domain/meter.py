@@ -7,6 +7,7 @@ One parser serves all protocols, because their fields tell them apart:
 | Anthropic Messages | `usage`; in `message_start.message.usage` and `message_delta.usage` | beside `input_tokens` |
 | OpenAI Chat, Completions, Embeddings | `usage`; in the last chunk, when it was asked for | within `prompt_tokens` |
 | OpenAI Responses | `usage`; in the event `response.completed.response.usage` | within `input_tokens` |
+| Gemini | `usageMetadata`, in every event | within `promptTokenCount` |
 
 What an upstream does not say is estimated, so that leaving a stream early, or not asking for its usage, is not free:
 a token for four bytes of the request, and one for each event of the stream or four bytes of the body.
@@ -34,6 +35,8 @@ class _Document(msgspec.Struct):
     usage: Any = None
     message: Any = None
     response: Any = None
+    model_version: Any = msgspec.field(name="modelVersion", default=None)
+    usage_metadata: Any = msgspec.field(name="usageMetadata", default=None)
 
 
 _DECODER: Final = msgspec.json.Decoder(_Document)
@@ -107,7 +110,7 @@ class ResponseMeter:
         if not line.startswith(b"data:"):
             return
         self._events += 1
-        if b'"usage"' in line or not self.model:
+        if b'"usage"' in line or b'"usageMetadata"' in line or not self.model:
             self._look(line[5:])
 
     def _look(self, document: bytes) -> None:
@@ -116,28 +119,33 @@ class ResponseMeter:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return
         inner = next((part for part in (found.message, found.response) if isinstance(part, dict)), {})
-        model = found.model or inner.get("model")
+        model = found.model or found.model_version or inner.get("model")
         if isinstance(model, str) and model:
             self.model = model
-        usage = found.usage or inner.get("usage")
+        usage = found.usage or found.usage_metadata or inner.get("usage")
         if not isinstance(usage, dict):
             return
-        self.tokens = self.tokens.most(_tokens(usage))
+        self.tokens = self.tokens.then(_tokens(usage))
         self._said_input = True
         # What a message starts with is not yet what it wrote.
         self._said_output = found.type != "message_start"
 
 
 def _tokens(usage: dict[str, Any]) -> Tokens:
-    read = _count(usage, "prompt_tokens") or _count(usage, "input_tokens")
+    read = _first(usage, "prompt_tokens", "input_tokens", "promptTokenCount")
     details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
-    within = _count(details, "cached_tokens") if isinstance(details, dict) else 0
+    within = _count(details, "cached_tokens") if isinstance(details, dict) else _count(usage, "cachedContentTokenCount")
     return Tokens(
         input=max(read - within, 0),
-        output=_count(usage, "completion_tokens") or _count(usage, "output_tokens"),
+        output=_first(usage, "completion_tokens", "output_tokens", "candidatesTokenCount")
+        + _count(usage, "thoughtsTokenCount"),
         cache_read=within or _count(usage, "cache_read_input_tokens"),
         cache_write=_count(usage, "cache_creation_input_tokens"),
     )
+
+
+def _first(fields: dict[str, Any], *names: str) -> int:
+    return next((count for name in names if (count := _count(fields, name))), 0)
 
 
 def _count(fields: dict[str, Any], name: str) -> int:

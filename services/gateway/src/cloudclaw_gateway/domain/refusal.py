@@ -12,6 +12,7 @@ class Kind(enum.StrEnum):
 
     ANTHROPIC = "anthropic"
     OPENAI = "openai"
+    GEMINI = "gemini"
 
 
 class Mark(enum.StrEnum):
@@ -40,7 +41,7 @@ class Refusal(Exception):
         status: HTTP status of the answer.
         mark: why.
         message: for people.
-        retry: asking again may help. The SDKs of both protocols ask again at 408, 409, 429 and from 500 on, unless
+        retry: asking again may help. The SDKs of these protocols ask again at 408, 409, 429 and from 500 on, unless
             `x-should-retry: false` tells them not to.
     """
 
@@ -68,6 +69,9 @@ class Refusal(Exception):
                 "code": _OPENAI_CODES.get(self.mark, self.mark.replace("-", "_")),
             }
             return json.dumps({"error": error}).encode()
+        if kind is Kind.GEMINI:
+            status = _GEMINI_STATUSES.get(self.status, "INVALID_ARGUMENT")
+            return json.dumps({"error": {"code": self.status, "message": self.message, "status": status}}).encode()
         error = {"type": _ANTHROPIC_TYPES.get(self.status, "invalid_request_error"), "message": self.message}
         return json.dumps({"type": "error", "error": error}).encode()
 
@@ -83,3 +87,11 @@ _ANTHROPIC_TYPES: Final = {
 }
 _OPENAI_TYPES: Final = {401: "authentication_error", 500: "server_error", 502: "server_error", 504: "server_error"}
 _OPENAI_CODES: Final = {Mark.NO_KEY: "invalid_api_key", Mark.BAD_KEY: "invalid_api_key"}
+_GEMINI_STATUSES: Final = {
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    500: "INTERNAL",
+    502: "UNAVAILABLE",
+    504: "DEADLINE_EXCEEDED",
+}

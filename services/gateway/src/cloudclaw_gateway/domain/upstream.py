@@ -6,6 +6,7 @@ the upstream cannot read it in another way than it was judged.
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,10 +30,18 @@ PATHS: Final[Mapping[Kind, Sequence[str]]] = {
         "GET models",
         "GET models/*",
     ),
+    Kind.GEMINI: (
+        "POST models/*:generateContent",
+        "POST models/*:streamGenerateContent",
+        "POST models/*:embedContent",
+        "POST models/*:countTokens",
+        "GET models",
+        "GET models/*",
+    ),
 }
-"""What each protocol's agents need. `*` is one step; a version such as `v1` may stand before it."""
+"""What each protocol's agents need. `*` is anything within one step; a version such as `v1` may stand before it."""
 
-FREE: Final = frozenset({"messages/count_tokens", "responses/input_tokens"})
+FREE: Final = ("messages/count_tokens", "responses/input_tokens", "models/*:countTokens")
 """Operations that no upstream charges for, though they are POST."""
 
 _STEP: Final = re.compile(r"[A-Za-z0-9._~:@+=,-]+")
@@ -95,11 +104,13 @@ class Route:
         url: whole, on the upstream's own scheme, host and base path.
         operation: the path without the version.
         metered: it may cost something, so it is counted and limited.
+        model: when the path names it; otherwise the body does.
     """
 
     url: str
     operation: str
     metered: bool
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +154,10 @@ class Upstream:
             steps = operation
         name = "/".join(operation)
         url = f"{self.url}/{'/'.join(steps)}" + (f"?{target.query}" if target.query else "")
-        return Route(url, name, method == "POST" and name not in FREE)
+        free = any(fnmatch.fnmatchcase(name, pattern) for pattern in FREE)
+        model = operation[-1].rpartition(":")[0] if self.kind is Kind.GEMINI else ""
+        return Route(url, name, method == "POST" and not free, model)
 
 
 def _matches(pattern: Sequence[str], steps: Sequence[str]) -> bool:
-    return len(pattern) == len(steps) and all(p in ("*", step) for p, step in zip(pattern, steps, strict=True))
+    return len(pattern) == len(steps) and all(map(fnmatch.fnmatchcase, steps, pattern))

@@ -29,8 +29,14 @@ class Tokens:
     cache_read: int = 0
     cache_write: int = 0
 
+    def then(self, later: Tokens) -> Tokens:
+        """What counts after an upstream said more. What was read is replaced as a whole when it is said again, as how
+        much of it came from a cache may be known late; what was written only grows."""
+        read = later if later.input or later.cache_read or later.cache_write else self
+        return Tokens(read.input, max(self.output, later.output), read.cache_read, read.cache_write)
+
     def most(self, other: Tokens) -> Tokens:
-        """The greater of each: upstreams repeat their counts as they grow."""
+        """The greater of each."""
         return Tokens(
             max(self.input, other.input),
             max(self.output, other.output),

@@ -159,7 +159,7 @@ class Components:
                 # So that limits on spend can be tried out too.
                 "prices": {"*": {"input": 3.0, "output": 15.0, "cache_read": 0.3, "cache_write": 3.75}},
             }
-            for kind in ("anthropic", "openai")
+            for kind in ("anthropic", "openai", "gemini")
         }
         return {"UPSTREAMS": json.dumps(upstreams)}
 
