@@ -222,8 +222,6 @@ class Node:
         if register and not self.lease:
             await self.register()
         stub = self.plane.stub("internal", ("node",))
-        self._call = stub.Connect()
-        self._logs = stub.StreamLogs()
         hello = pb.Hello(
             node=self.name,
             incarnation=self.record.incarnation,
@@ -232,7 +230,9 @@ class Node:
             cached=self.cached,
             draining=self.draining,
         )
-        await self._call.write(pb.ConnectRequest(term=self.term, hello=hello))
+        async with self._writing:  # whatever else is to be said, this comes first
+            self._call, self._logs = stub.Connect(), stub.StreamLogs()
+            await self._call.write(pb.ConnectRequest(term=self.term, hello=hello))
         first = await soon(self._call.read())
         assert first.WhichOneof("message") == "welcome"
         self.term = first.term
