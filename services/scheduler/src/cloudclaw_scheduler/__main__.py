@@ -114,7 +114,7 @@ class Scheduler:
         self.fullness = Fullness(kv, clock, metrics)
         pools = {pool: frozenset(runtimes.split()) for pool, runtimes in settings.pools.items()}
         self.submitter = Submitter(kv, self.mirror, transactions, specs, self.fullness, clock, metrics, pools, history)
-        lookup = Lookup(transactions, specs, history)
+        lookup = Lookup(self.mirror, transactions, specs, history)
         tails = Tails(
             self.mirror, feed, segments, self.relay, lambda: self.leader.hub, self._leading_address, clock, history
         )

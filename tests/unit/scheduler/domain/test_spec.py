@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cloudclaw.coordination.records import EndReason, Mode, Plan
+from cloudclaw.coordination.records import EndReason, Mode, ModelLimits, Plan
 from cloudclaw.errors import InvalidArgumentError
 from cloudclaw_scheduler.domain import spec
 from cloudclaw_scheduler.domain.spec import Draft
@@ -146,3 +146,47 @@ def test_a_bad_spec_names_its_field(draft: dict[str, Any], field: str) -> None:
 )
 def test_what_just_fits_is_accepted(draft: dict[str, Any]) -> None:
     spec.plan(Draft(**{"argv": ("true",), **draft}))
+
+
+def test_a_conversation_gets_its_defaults() -> None:
+    plan = spec.plan(Draft(runtime="claude-code", prompt="hi", conversation=True))
+    assert (plan.interactive, plan.park_after, plan.idle_timeout) == (True, 2.0, 86_400.0)
+    assert not spec.plan(Draft(runtime="claude-code", prompt="hi")).interactive
+
+
+def test_limits_and_times_of_a_conversation_are_taken_over() -> None:
+    limits = ModelLimits(requests=1, tokens=2, spend_usd=3.0, turns=4)
+    plan = spec.plan(
+        Draft(runtime="codex", prompt="hi", conversation=True, park_after=0.0, idle_timeout=5.0, limits=limits)
+    )
+    assert (plan.park_after, plan.idle_timeout, plan.limits) == (0.0, 5.0, limits)
+
+
+@pytest.mark.parametrize(
+    ("field", "draft"),
+    [
+        ("spec.conversation", Draft(argv=("true",), conversation=True)),
+        ("spec.model", Draft(argv=("true",), model="m")),
+        ("spec.model_limits", Draft(argv=("true",), limits=ModelLimits())),
+        ("spec.model", Draft(runtime="codex", prompt="p", model="m" * 257)),
+        ("spec.model", Draft(runtime="codex", prompt="p", model="two\nlines")),
+        ("spec.model_limits.spend_usd", Draft(runtime="codex", prompt="p", limits=ModelLimits(spend_usd=-1.0))),
+        ("spec.model_limits.spend_usd", Draft(runtime="codex", prompt="p", limits=ModelLimits(spend_usd=math.nan))),
+        ("spec.conversation.idle_timeout", Draft(runtime="codex", prompt="p", conversation=True, idle_timeout=0.0)),
+        (
+            "spec.conversation.idle_timeout",
+            Draft(runtime="codex", prompt="p", conversation=True, idle_timeout=30 * 86_400.0 + 1),
+        ),
+        ("spec.conversation.park_after", Draft(runtime="codex", prompt="p", conversation=True, park_after=-1.0)),
+        ("spec.retry.retry_on[0]", Draft(runtime="codex", prompt="p", retry_on=("PARKED",))),
+    ],
+)
+def test_what_no_agent_can_do_is_refused_by_its_field(field: str, draft: Draft) -> None:
+    with pytest.raises(InvalidArgumentError) as refused:
+        spec.plan(draft)
+    assert refused.value.field == field
+
+
+def test_reasons_of_models_can_be_retried() -> None:
+    reasons = ("MODEL_RATE_LIMIT", "MODEL_OVERLOADED", "MODEL_UNREACHABLE", "AGENT_FAILED", "TURN_LIMIT")
+    assert len(spec.plan(Draft(runtime="codex", prompt="p", retry_on=reasons)).retry_on) == len(reasons)

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from cloudclaw.coordination import life, steps
 from cloudclaw.coordination.bounds import fit
 from cloudclaw.coordination.records import (
+    PAGE,
     AttemptState,
     EndReason,
     ModelUse,
@@ -27,6 +28,8 @@ from cloudclaw.errors import PreconditionError, QuotaExceededError
 
 MAX_INPUTS: Final = 1000
 """Of one task, delivered or not."""
+KEPT: Final = 16
+"""Attempts that stay in the record at least."""
 
 
 def sent(
@@ -107,6 +110,8 @@ def parked(
     An attempt that parks is not counted, and neither are those before it: each answer is a new beginning. One that was
     to do something and brought nothing new is counted, so that none does so for ever: the task waits its backoff, and
     FAILED is the end of the last.
+
+    Its oldest attempts leave the record when there are many (`earlier`): who writes it writes them.
     """
     steps.require(task, TaskState.RUNNING)
     if not task.plan.interactive:
@@ -119,7 +124,7 @@ def parked(
     )
     done = steps.contained(task, inputs)
     after = replace(
-        after,
+        _without_earlier(after),
         checkpoint=snapshot,
         checkpoint_time=steps.ms(now),
         session=session or task.session,
@@ -138,6 +143,15 @@ def parked(
         after = replace(after, parked_since=steps.ms(now), due=steps.ms(due))
     after = replace(after, queued=steps.ms(now))
     return steps.moved(after, now, TaskState.QUEUED, reason, message, op_id)
+
+
+def _without_earlier(task: TaskRecord) -> TaskRecord:
+    """`task` without its oldest attempts, when it has many: they get a key of their own."""
+    if len(task.attempts) < KEPT + PAGE:
+        return task
+    old = task.attempts[:PAGE]
+    log = task.earlier_log + sum(attempt.log_end for attempt in old)
+    return replace(task, attempts=task.attempts[PAGE:], earlier=task.earlier + PAGE, earlier_log=log)
 
 
 def _woken(task: TaskRecord, now: float, message: str, op_id: str) -> TaskRecord:

@@ -18,6 +18,7 @@ CONSUMERS = ROOT + "consumers/"
 DELIVERIES = ROOT + "deliveries/"
 TOMBSTONES = ROOT + "tombstones/"
 INPUTS = ROOT + "inputs/"
+EARLIER = ROOT + "earlier/"
 MODEL_KEYS = ROOT + "modelkeys/"
 
 
@@ -76,6 +77,11 @@ def tombstone(tenant: str) -> str:
 
 def input_(tenant: str, task: str, message_id: str) -> str:
     return f"{INPUTS}{tenant}/{task}/{message_id}"
+
+
+def earlier(tenant: str, task: str, page: int) -> str:
+    """`page`: from 0; each has `records.PAGE` attempts of a conversation, the oldest first."""
+    return f"{EARLIER}{tenant}/{task}/{page:04d}"
 
 
 def model_key(tenant: str, upstream: str) -> str:

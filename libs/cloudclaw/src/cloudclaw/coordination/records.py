@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import functools
 import zlib
+from collections.abc import Sequence
 from typing import Final, TypeVar, cast
 
 import msgspec
@@ -31,6 +32,8 @@ MAX_EVENTS: Final = 64
 MAX_TASK_BYTES: Final = 8 * 1024
 MAX_INLINE_SPEC: Final = 4 * 1024
 MAX_MESSAGE: Final = 200
+PAGE: Final = 32
+"""Attempts of a conversation that are moved out of its record at a time."""
 UNPACKED_ATTEMPTS: Final = 2
 """As many of the latest attempts stay readable when the others are packed."""
 
@@ -52,7 +55,10 @@ class TaskRecord(Record, frozen=True, kw_only=True):
         frozen: seconds that the processes stood still for the latest checkpoint.
         given_back: attempts that do not count against `max_attempts` (drained: rule 9).
         request: the client's request id, "" for none.
-        attempts: all attempts that still count, oldest first; while RUNNING the last one is the current.
+        attempts: all attempts that still count, oldest first; while RUNNING the last one is the current. Of a
+            conversation only the latest: it may have a thousand.
+        earlier: of a conversation, attempts before these, which have keys of their own: `PAGE` in each.
+        earlier_log: bytes of log of those, all together.
         due: while QUEUED in `delayed`, when it may run; 0 when it is in `queue`.
         queued: when it last entered the queue (queue timeout).
         spec_object: object that holds the spec when it is over 4 KiB; empty when inline.
@@ -111,6 +117,8 @@ class TaskRecord(Record, frozen=True, kw_only=True):
     usage_now: Usage | None = None
     model_use: ModelUse | None = None
     model_use_now: ModelUse | None = None
+    earlier: int = 0
+    earlier_log: int = 0
 
     @property
     def parked(self) -> bool:
@@ -323,19 +331,39 @@ def decode(data: bytes, kind: type[_R]) -> _R:
     return cast(_R, record)
 
 
+def encode_page(attempts: Sequence[AttemptEnd]) -> bytes:
+    """The value of a key in `earlier/`: attempts, packed."""
+    return _ENCODER.encode({"packed": _packed(attempts)})
+
+
+@functools.lru_cache(maxsize=256)
+def decode_page(data: bytes) -> tuple[AttemptEnd, ...]:
+    """The attempts of such a key. `DataLossError`."""
+    try:
+        return _unpacked(msgspec.json.decode(data)["packed"])
+    except (msgspec.DecodeError, zlib.error, ValueError, LookupError, TypeError) as error:
+        raise DataLossError(f"attempts in etcd cannot be read: {error}") from error
+
+
+def _packed(attempts: Sequence[AttemptEnd]) -> str:
+    columns = _ENCODER.encode([[getattr(attempt, name) for attempt in attempts] for name in _COLUMNS])
+    return base64.b85encode(zlib.compress(columns, 9)).decode()
+
+
+def _unpacked(packed: str) -> tuple[AttemptEnd, ...]:
+    columns = msgspec.json.decode(zlib.decompress(base64.b85decode(packed)), type=_PackedAttempts)
+    columns.resumed.extend([False] * (len(columns.number) - len(columns.resumed)))
+    rows = zip(*(getattr(columns, name) for name in _COLUMNS), strict=True)
+    return tuple(AttemptEnd(**dict(zip(_COLUMNS, row, strict=True))) for row in rows)
+
+
 def _pack(task: TaskRecord) -> TaskRecord:
     old, kept = task.attempts[:-UNPACKED_ATTEMPTS], task.attempts[-UNPACKED_ATTEMPTS:]
-    columns = _ENCODER.encode([[getattr(attempt, name) for attempt in old] for name in _COLUMNS])
-    packed = base64.b85encode(zlib.compress(columns, 9)).decode()
-    return msgspec.structs.replace(task, attempts=kept, packed=packed)
+    return msgspec.structs.replace(task, attempts=kept, packed=_packed(old))
 
 
 def _unpack(task: TaskRecord) -> TaskRecord:
-    columns = msgspec.json.decode(zlib.decompress(base64.b85decode(task.packed)), type=_PackedAttempts)
-    columns.resumed.extend([False] * (len(columns.number) - len(columns.resumed)))
-    rows = zip(*(getattr(columns, name) for name in _COLUMNS), strict=True)
-    old = tuple(AttemptEnd(**dict(zip(_COLUMNS, row, strict=True))) for row in rows)
-    return msgspec.structs.replace(task, attempts=old + task.attempts, packed="")
+    return msgspec.structs.replace(task, attempts=_unpacked(task.packed) + task.attempts, packed="")
 
 
 _COLUMNS: Final = _PackedAttempts.__struct_fields__

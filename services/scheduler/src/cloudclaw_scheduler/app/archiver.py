@@ -144,7 +144,9 @@ class Archiver:
 
     async def _archive(self, tenant: str, batch: Sequence[Task]) -> int:
         specs = await self._specs(batch)
-        tasks = [ArchivedTask(task, specs.get(task.record.task, b"")) for task in batch]
+        state = self._mirror.state
+        wholes = [Versioned(state.whole(t.record), t.create_revision, t.mod_revision) for t in batch]
+        tasks = [ArchivedTask(task, specs.get(task.record.task, b"")) for task in wholes]
         data = await asyncio.to_thread(encode_bundle, tasks)
         name = name_for(tasks, new_id("bundle"))
         await self._store.put(name, data)

@@ -152,7 +152,9 @@ class Assigner:
                     closing=record.closes and last >= record.inputs,
                     model_keys=self._mirror.state.model_keys.get(record.tenant) if agent else None,
                     model_use=model_use_message(record.model_use),
-                    log_limit=room_left(self._log_limit, (end.log_end for end in record.attempts[:-1])),
+                    log_limit=room_left(
+                        self._log_limit, (record.earlier_log, *(end.log_end for end in record.attempts[:-1]))
+                    ),
                 )
             )
         )

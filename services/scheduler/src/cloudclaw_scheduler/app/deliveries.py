@@ -225,7 +225,7 @@ class ResultStream:
         state, tenant = self._means.mirror.state, self.place.tenant
         tasks = [state.task(tenant, task) for _, task in items]
         found = await asyncio.gather(
-            *(self._content(task.record) for task in tasks if task is not None), return_exceptions=True
+            *(self._content(state.whole(task.record)) for task in tasks if task is not None), return_exceptions=True
         )
         results = iter(found)
         contents: list[task_pb2.Result | None] = []

@@ -87,7 +87,7 @@ class Events:
 
     async def watch(self, tenant: str, task: str, first: int, authorization: str, *, follow: bool) -> Stream:
         """The task's events from the number `first` on. Raises what a tail of its log does."""
-        record = (await self._lookup.task(tenant, task)).task.record
+        record = await self._lookup.whole(await self._lookup.task(tenant, task))
         start, before = self._skipped(record, first)
         request = pb.TailLogsRequest(task_id=task, follow=follow)
         tail = self._tails.tail(tenant, request, authorization, relayed=False, start=start)
@@ -150,4 +150,5 @@ class Events:
         """How an attempt ended that a tail read to its end."""
         shown = self._mirror.state.task(tenant, task)
         record = shown.record if shown else (await self._lookup.task(tenant, task)).task.record
+        record = self._mirror.state.whole(record)
         return next(attempt for attempt in record.attempts if attempt.number == number)

@@ -38,7 +38,8 @@ class Sampler:
             metrics.tenant_queued.labels(pool, tenant).set(count)
         for pool in {*state.pools, *by_pool}:
             metrics.queued.labels(pool).set(by_pool[pool])
-        metrics.delayed.set(len(state.delayed))
+        metrics.delayed.set(len(state.delayed) - len(state.parked))
+        metrics.waiting_for_input.set(len(state.parked))
         metrics.running.set(len(state.running))
         metrics.parked.set(term.dispatcher.parked if term else 0)
         metrics.nodes.set(len(term.links) if term else 0)

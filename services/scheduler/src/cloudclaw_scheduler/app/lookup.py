@@ -9,6 +9,7 @@ from cloudclaw.coordination.transactions import Transactions, Versioned
 from cloudclaw.errors import DataLossError
 from cloudclaw.v1.task_pb2 import TaskSpec
 from cloudclaw_scheduler.app.history import History
+from cloudclaw_scheduler.app.mirror import Mirror
 from cloudclaw_scheduler.app.specs import Specs, parse
 from cloudclaw_scheduler.app.submit import task_not_found
 
@@ -24,7 +25,8 @@ class Found:
 class Lookup:
     """Reads of single tasks."""
 
-    def __init__(self, transactions: Transactions, specs: Specs, history: History) -> None:
+    def __init__(self, mirror: Mirror, transactions: Transactions, specs: Specs, history: History) -> None:
+        self._mirror = mirror
         self._transactions = transactions
         self._specs = specs
         self._history = history
@@ -43,6 +45,14 @@ class Lookup:
         if archived is None:
             raise task_not_found(task)
         return Found(archived.task, archived.spec)
+
+    async def whole(self, found: Found) -> TaskRecord:
+        """Its record with all attempts, also those that a long conversation keeps apart. `UnavailableError`."""
+        task = found.task
+        if not task.record.earlier:
+            return task.record
+        await self._mirror.reach(task.mod_revision)
+        return self._mirror.state.whole(task.record)
 
     async def spec(self, found: Found) -> TaskSpec:
         """The task's spec. `DataLossError` when it is missing or cannot be read; `UnavailableError`."""

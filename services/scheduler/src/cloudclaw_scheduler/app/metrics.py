@@ -48,6 +48,9 @@ class Metrics:
             "cloudclaw_tenant_queued_tasks", "Tasks in the queue by tenant", ["pool", "tenant"], registry=registry
         )
         self.delayed = Gauge("cloudclaw_delayed_tasks", "Tasks that wait for their backoff", registry=registry)
+        self.waiting_for_input = Gauge(
+            "cloudclaw_parked_conversations", "Conversations that wait for input", registry=registry
+        )
         self.parked = Gauge("cloudclaw_parked_tasks", "Tasks that wait for a workspace's writer", registry=registry)
         self.running = Gauge("cloudclaw_running_tasks", "Tasks that run", registry=registry)
         self.nodes = Gauge("cloudclaw_connected_nodes", "Nodes connected to this leader", registry=registry)

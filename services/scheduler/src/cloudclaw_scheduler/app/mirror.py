@@ -34,6 +34,7 @@ _LOADED: Final = (
     keys.CONSUMERS,
     keys.DELIVERIES,
     keys.INPUTS,
+    keys.EARLIER,
     keys.MODEL_KEYS,
 )
 _IGNORED: Final = (keys.REQUESTS, keys.SNAPSHOTS, keys.ELECTION)

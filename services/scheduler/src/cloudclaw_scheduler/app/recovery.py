@@ -220,8 +220,9 @@ class Recovery:
                 return
             try:
                 if task.record.parked:
-                    await self._wake(task)
-                    return
+                    if await self._wake(task):
+                        return
+                    raise AbortedError("its time has not come; was the clock set?")
                 after = life.became_due(task.record, self._clock.wall(), op_id=new_id("op"))
                 await self._transactions.due(self._leading.guard(), task, after)
             except CloudClawError as error:

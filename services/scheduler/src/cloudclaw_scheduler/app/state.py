@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
+from msgspec.structs import replace
 
 from cloudclaw.coordination import keys
 from cloudclaw.coordination.port import Entry
 from cloudclaw.coordination.records import (
+    PAGE,
     AttemptRecord,
     ConsumerRecord,
     DeliveryRecord,
@@ -25,6 +27,7 @@ from cloudclaw.coordination.records import (
     WorkspaceRecord,
     WriterRecord,
     decode,
+    decode_page,
 )
 from cloudclaw.coordination.transactions import Token, Versioned
 from cloudclaw.errors import DataLossError
@@ -171,6 +174,9 @@ class State:
         """What is being delivered, by (tenant, consumer) and task."""
         self.inputs: dict[TaskKey, dict[str, Input]] = {}
         """Of conversations that have any, by message id. A task that is shown has all of its own."""
+        self.earlier: dict[TaskKey, dict[int, bytes]] = {}
+        """Attempts that long conversations have no room for in their records, by page."""
+        self.parked: set[TaskKey] = set()
         self.model_keys: dict[str, dict[str, str]] = {}
         """Tenants' keys for models by upstream, sealed."""
         self.pools: dict[str, set[str]] = {}
@@ -181,6 +187,15 @@ class State:
         """One task, or None."""
         tasks = self.tenants.get(tenant)
         return tasks.records.get(task) if tasks else None
+
+    def whole(self, record: TaskRecord) -> TaskRecord:
+        """`record`, which is as old as this or older, with all of its attempts."""
+        pages = self.earlier.get((record.tenant, record.task), {}) if record.earlier else {}
+        wanted = range(record.earlier // PAGE)
+        if not pages or any(page not in pages for page in wanted):
+            return record
+        earlier = tuple(attempt for page in wanted for attempt in decode_page(pages[page]))
+        return replace(record, attempts=earlier + record.attempts, earlier=0, earlier_log=0)
 
     def attempt(self, node: str, tenant: str, task: str) -> Attempt | None:
         """The lease that `node` holds on a task, or None."""
@@ -251,6 +266,13 @@ class State:
                 return Change(Kind.CONSUMER, (tenant, consumer))
             case ["inputs", tenant, task, message_id]:
                 self._input(entry, deleted, (tenant, task), message_id)
+            case ["earlier", tenant, task, page]:
+                pages = self.earlier.setdefault((tenant, task), {})
+                pages.pop(int(page), None)
+                if not deleted:
+                    pages[int(page)] = entry.value
+                if not pages:
+                    del self.earlier[tenant, task]
             case ["modelkeys", tenant, upstream]:
                 kept = self.model_keys.setdefault(tenant, {})
                 kept.pop(upstream, None)
@@ -266,6 +288,7 @@ class State:
         tenant, task = key
         if deleted:
             self.running.discard(key)
+            self.parked.discard(key)
             if tasks := self.tenants.get(tenant):
                 tasks.remove(task)
                 if not tasks.records:
@@ -276,10 +299,11 @@ class State:
         if tasks is None:
             tasks = self.tenants[tenant] = TenantTasks()
         tasks.put(versioned)
-        if versioned.record.state is TaskState.RUNNING:
-            self.running.add(key)
-        else:
-            self.running.discard(key)
+        for among, is_one in (
+            (self.running, versioned.record.state is TaskState.RUNNING),
+            (self.parked, versioned.record.parked),
+        ):
+            (among.add if is_one else among.discard)(key)
         return Change(Kind.TASK, versioned)
 
     def _queued(self, entry: Entry, deleted: bool, pool: str, key: TaskKey) -> Change | None:

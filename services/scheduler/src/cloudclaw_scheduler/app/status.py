@@ -123,8 +123,8 @@ class Status:
                 pool(slots.pool).slots += slots.slots
         for (name, _), count in state.queued_by.items():
             pool(name).queued += count
-        for delayed in state.delayed.values():
-            pool(delayed.pool).delayed += 1
+        for key, delayed in state.delayed.items():
+            pool(delayed.pool).delayed += key not in state.parked
         for key in state.running:
             task = state.task(*key)
             if task is not None:

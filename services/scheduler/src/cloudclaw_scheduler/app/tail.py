@@ -123,12 +123,12 @@ class Tails:
     def _record(self, tenant: str, task: str) -> TaskRecord | None:
         """The task in the mirror, None when it is archived by now."""
         found = self._mirror.state.task(tenant, task)
-        return found.record if found else None
+        return self._mirror.state.whole(found.record) if found else None
 
     def _runs(self, tenant: str, task: str, uid: str) -> bool:
         """The attempt is still the task's current one, as far as the mirror shows."""
-        record = self._record(tenant, task)
-        return record is not None and record.uid == uid
+        found = self._mirror.state.task(tenant, task)
+        return found is not None and found.record.uid == uid
 
     async def _archived(self, tenant: str, task: str) -> TaskRecord:
         """A task that has left the mirror. `NotFoundError`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import grpc
@@ -85,7 +85,8 @@ class TaskCalls:
 
     async def GetTask(self, request: pb.GetTaskRequest, context: Context) -> pb.GetTaskResponse:
         found = await self._lookup.task(caller().tenant, _task_id(request.task_id))
-        return pb.GetTaskResponse(task=self._message(found.task, await self._lookup.spec(found)))
+        task = replace(found.task, record=await self._lookup.whole(found))
+        return pb.GetTaskResponse(task=self._message(task, await self._lookup.spec(found)))
 
     async def ListTasks(self, request: pb.ListTasksRequest, context: Context) -> pb.ListTasksResponse:
         wanted = filter_of(request)
@@ -158,8 +159,8 @@ class TaskCalls:
 
     async def ExplainTask(self, request: pb.ExplainTaskRequest, context: Context) -> pb.ExplainTaskResponse:
         found = await self._lookup.task(caller().tenant, _task_id(request.task_id))
-        task = found.task
-        await self._mirror.reach(task.mod_revision)
+        await self._mirror.reach(found.task.mod_revision)
+        task = replace(found.task, record=await self._lookup.whole(found))
         waiting = self._queries.waiting(task.record)
         position = self._queries.position(task.record)
         progress = self._status.progress(task.record)
@@ -172,7 +173,7 @@ class TaskCalls:
 
     async def GetResult(self, request: pb.GetResultRequest, context: Context) -> pb.GetResultResponse:
         found = await self._lookup.task(caller().tenant, _task_id(request.task_id))
-        return pb.GetResultResponse(result=await self._results.read(found.task.record))
+        return pb.GetResultResponse(result=await self._results.read(await self._lookup.whole(found)))
 
     async def GetClusterStatus(
         self, request: pb.GetClusterStatusRequest, context: Context

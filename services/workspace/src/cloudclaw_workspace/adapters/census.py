@@ -19,6 +19,7 @@ from cloudclaw.coordination.records import (
     WorkspaceRecord,
     WriterRecord,
     decode,
+    decode_page,
 )
 from cloudclaw.coordination.transactions import Transactions, Versioned
 from cloudclaw.errors import UnavailableError
@@ -76,6 +77,11 @@ class CoordinationCensus:
                     uids.update(attempt.uid for attempt in task.attempts)
                 if wanted:
                     outputs.add(task)
+                    if task.earlier:
+                        # At whatever revision: what is there is never taken back while its task is.
+                        pages = await self._kv.range(f"{keys.EARLIER}{tenant}/{task.task}/")
+                        for page in pages.entries:
+                            outputs.add_attempts(decode_page(page.value))
         return TaskSurvey(frozenset(pinned), frozenset(uids), outputs, unfinished)
 
     async def _tasks(self, tenant: str) -> AsyncGenerator[Entry, None]:

@@ -7,7 +7,7 @@ import hashlib
 from array import array
 from collections.abc import Iterable
 
-from cloudclaw.coordination.records import TaskRecord
+from cloudclaw.coordination.records import AttemptEnd, TaskRecord
 
 
 class Outputs:
@@ -38,6 +38,10 @@ class Outputs:
             self._hashes.extend(_hash("artifacts", task.task, attempt.uid) for attempt in task.attempts)
         elif task.attempts and (task.result or task.result_object):
             self._hashes.append(_hash("artifacts", task.task, task.attempts[-1].uid))
+
+    def add_attempts(self, attempts: Iterable[AttemptEnd]) -> None:
+        """Count the logs of attempts that a long conversation keeps apart from its record."""
+        self._hashes.extend(_hash("logs", attempt.uid) for attempt in attempts)
 
     def merge(self, other: Outputs) -> None:
         """Count all that `other` counts."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from cloudclaw.coordination import keys
 from cloudclaw.coordination.port import Delete, Entry, Guard, LeaseLostError, ModIs, Put, Write
-from cloudclaw.coordination.records import RequestRecord, TaskRecord, decode
+from cloudclaw.coordination.records import PAGE, RequestRecord, TaskRecord, decode
 from cloudclaw.coordination.transactions.store import Found, Store, found, lease_lost, task_key
 from cloudclaw.coordination.transactions.types import Versioned
 from cloudclaw.errors import UnavailableError
 
 TASKS_PER_TRANSACTION: Final = 25
 DELETES_PER_TRANSACTION: Final = 100
+MAX_PAGES: Final = 96
+"""Keys of earlier attempts of one task that are removed with it: three thousand attempts. Further ones, which nobody
+has seen yet, go with their tenant."""
 
 
 class ArchiveTransactions(Store):
@@ -23,9 +26,10 @@ class ArchiveTransactions(Store):
         """Remove ended tasks, whose bundle and its pointer are written. Answers those that are gone, in order.
 
         Guards, for each: task unchanged. Writes: − its inputs, before anything else and in transactions of their own,
-        since a conversation may have a thousand; then − task, − spec; the request key, if there is one, once more on
-        `request_lease` (24 h at least), so that the request id answers for its task that long. At most 25 tasks a
-        transaction; when one is refused, its tasks are tried one by one, and a task that changed is left out.
+        since a conversation may have a thousand; then − task, − spec, − its earlier attempts; the request key, if there
+        is one, once more on `request_lease` (24 h at least), so that the request id answers for its task that long. At
+        most 25 tasks a transaction, and one with earlier attempts alone; when one is refused, its tasks are tried one
+        by one, and a task that changed is left out.
 
         Safe to repeat with the same tasks, after `UnavailableError` too: one that is not there any more counts as
         gone. `FencedError(reason="LEASE_LOST")` when `request_lease` is gone.
@@ -37,8 +41,7 @@ class ArchiveTransactions(Store):
             if task.record.plan.interactive:
                 await self._delete_inputs(task)
         gone: list[Versioned[TaskRecord]] = []
-        for begin in range(0, len(tasks), TASKS_PER_TRANSACTION):
-            batch = tasks[begin : begin + TASKS_PER_TRANSACTION]
+        for batch in _batches(tasks):
             if await self._archive(batch, request_lease):
                 gone += batch
             else:
@@ -53,6 +56,8 @@ class ArchiveTransactions(Store):
             record, key = task.record, task_key(task.record)
             guards.append(ModIs(key, task.mod_revision))
             writes += [Delete(key), Delete(keys.spec(record.tenant, record.task))]
+            pages = range(min(record.earlier // PAGE, MAX_PAGES))
+            writes += [Delete(keys.earlier(record.tenant, record.task, page)) for page in pages]
             request = await self._request_of(record)
             if request is not None:
                 guards.append(ModIs(request.key, request.mod_revision))
@@ -94,6 +99,18 @@ class ArchiveTransactions(Store):
         if any(entry.mod_revision == task.mod_revision for task, entry in present):
             raise error
         return not present
+
+
+def _batches(tasks: Sequence[Versioned[TaskRecord]]) -> Iterator[list[Versioned[TaskRecord]]]:
+    """In order, as many at a time as fit into a transaction: one that has earlier attempts is alone."""
+    batch: list[Versioned[TaskRecord]] = []
+    for task in tasks:
+        if batch and (len(batch) == TASKS_PER_TRANSACTION or batch[-1].record.earlier or task.record.earlier):
+            yield batch
+            batch = []
+        batch.append(task)
+    if batch:
+        yield batch
 
 
 def _present(tasks: Sequence[Versioned[TaskRecord]], there: Found) -> list[tuple[Versioned[TaskRecord], Entry]]:

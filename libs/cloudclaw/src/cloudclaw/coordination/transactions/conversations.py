@@ -7,7 +7,16 @@ from typing import Final
 
 from cloudclaw.coordination import keys
 from cloudclaw.coordination.port import Absent, Delete, Exists, Guard, ModIs, Put, ValueIs, Write
-from cloudclaw.coordination.records import InputRecord, SnapshotPointer, TaskRecord, TaskState, decode, encode
+from cloudclaw.coordination.records import (
+    PAGE,
+    InputRecord,
+    SnapshotPointer,
+    TaskRecord,
+    TaskState,
+    decode,
+    encode,
+    encode_page,
+)
 from cloudclaw.coordination.transactions.store import (
     Found,
     Store,
@@ -104,14 +113,17 @@ class ConversationTransactions(Store):
         """End an attempt that waits for input by its holder's report (`conversation.parked`).
 
         Guards: token; task unchanged; with `task.record.plan.writes`: writer own. Writes: task; − attempt key; delayed
-        or queue (writer kept), or when it ended − writer; for a task with a workspace the snapshot's key, and − the key
-        of the checkpoint before it. `FencedError` when the token or the writer is gone; `AbortedError` when only the
-        task changed (an input came, a cancel): read again.
+        or queue (writer kept), or when it ended − writer; `earlier` for attempts that `after` has no more; for a task
+        with a workspace the snapshot's key, and − the key of the checkpoint before it. `FencedError` when the token or
+        the writer is gone; `AbortedError` when only the task changed (an input came, a cancel): read again.
         """
         before = task.record
         if after.checkpoint != snapshot or after.state not in (TaskState.QUEUED, TaskState.FAILED):
             raise ValueError("a parked attempt leaves its snapshot as the checkpoint of a task that goes on")
         guards, writes = await self._replace_snapshot(before, after, snapshot, before.checkpoint)
+        if after.earlier > before.earlier:
+            page = keys.earlier(before.tenant, before.task, before.earlier // PAGE)
+            writes.append(Put(page, encode_page(before.attempts[:PAGE])))
         explain_by: list[str] = []
         if before.plan.writes:
             guards.append(ValueIs(writer_key(before), writer_value(before.task)))

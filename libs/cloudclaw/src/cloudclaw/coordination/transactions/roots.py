@@ -36,6 +36,7 @@ _BY_TENANT: Final = (
     keys.CONSUMERS,
     keys.DELIVERIES,
     keys.INPUTS,
+    keys.EARLIER,
     keys.MODEL_KEYS,
 )
 """Whatever else a tenant has (queue, attempts) belongs to a task of these."""

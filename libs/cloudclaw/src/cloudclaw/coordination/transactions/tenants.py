@@ -20,6 +20,7 @@ _OWN: Final = (
     keys.CONSUMERS,
     keys.DELIVERIES,
     keys.INPUTS,
+    keys.EARLIER,
     keys.TASKS,
     keys.SPECS,
     keys.REQUESTS,
