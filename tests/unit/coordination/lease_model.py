@@ -44,6 +44,8 @@ class ModelTask:
     inputs: int = 0
     done: int = 0
     """Inputs that the checkpoint contains."""
+    beyond: int = -1
+    """What its attempt has to answer beyond; -1 when it was given nothing to answer."""
     later: int = 0
     closing: bool = False
 
@@ -63,6 +65,7 @@ class ModelTask:
     def claimed(self, node: str, uid: str, token: int) -> None:
         self.state, self.delayed = TaskState.RUNNING, False
         self.attempt += 1
+        self.beyond = self.done if self.asks and self.checkpoint else -1
         self.served, self.resumed = self.wanted, bool(self.checkpoint)
         self.node, self.uid, self.token, self.held = node, uid, token, True
 
@@ -112,9 +115,8 @@ class ModelTask:
     def parks(self, inputs: int, revision: int) -> None:
         """Its attempt answered, up to the input `inputs`; a new checkpoint, which the model has not taken in yet, has
         all of it."""
-        done = self.done
         self.contains(inputs)
-        if self.asks and self.checkpoint and self.done == done:
+        if self.asks and self.done <= self.beyond:
             self.failed(revision, lost=False, retry=True)  # it was to do something, and did nothing
             return
         self.given_back = self.attempt

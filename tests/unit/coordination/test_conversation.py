@@ -146,6 +146,19 @@ def test_an_answer_begins_the_count_of_attempts_anew_and_none_at_all_is_counted(
     assert (second.state, second.events[-1].reason) == (TaskState.FAILED, EndReason.INTERNAL)
 
 
+def test_a_checkpoint_on_the_way_does_not_hide_an_answer() -> None:
+    task = life.checkpointed(running(sent(parked(running()))), NOW, TWO, op_id="op", inputs=1)
+    after = parked(sent(task), TWO, inputs=1)
+    assert (after.due, after.given_back, after.parked) == (0.0, 2, False), "the second input is for the next attempt"
+
+
+def test_the_prompt_is_something_to_answer_too() -> None:
+    """An agent that takes nothing while it runs has answered the prompt, and not what came meanwhile."""
+    task = sent(life.checkpointed(running(), NOW, ONE, op_id="op"))
+    after = parked(task, TWO)
+    assert (after.due, after.given_back, after.parked) == (0.0, 1, False)
+
+
 def test_a_canceled_conversation_keeps_what_it_said_last() -> None:
     task = life.canceled(parked(running(), result="cmVzdWx0"), NOW, op_id="op")
     assert (task.state, task.result, task.parked, task.due) == (TaskState.CANCELED, "cmVzdWx0", False, 0.0)

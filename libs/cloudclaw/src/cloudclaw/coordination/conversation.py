@@ -132,7 +132,7 @@ def parked(
         result=result,
         result_object=result_object,
     )
-    if after.asks and task.checkpoint is not None and done <= task.inputs_done:
+    if after.asks and done <= task.beyond:
         if steps.counted(task) >= task.plan.max_attempts:
             said = "it was parked again and again without an answer"
             return steps.ended(after, now, TaskState.FAILED, EndReason.INTERNAL, said, op_id)

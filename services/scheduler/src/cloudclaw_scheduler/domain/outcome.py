@@ -49,7 +49,8 @@ def checked(record: TaskRecord, outcome: Outcome) -> Outcome:
         why = "without a snapshot" if talks else "although it is no conversation"
         message = f"parked by its node {why}"
         return replace(outcome, reason=EndReason.INTERNAL, state=AttemptState.FAILED, message=message, retryable=True)
-    unanswered = outcome.state is AttemptState.SUCCEEDED and outcome.inputs < record.inputs
+    answered = max(outcome.inputs, record.inputs_done)
+    unanswered = outcome.state is AttemptState.SUCCEEDED and answered < record.inputs
     if talks and unanswered and not outcome.parks and outcome.snapshot is not None:
         return replace(outcome, reason=EndReason.PARKED, state=AttemptState.FAILED)
     return outcome
