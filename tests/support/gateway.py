@@ -220,6 +220,7 @@ class GatewayRig:
         self._settings = settings
         self._sandboxes: list[Sandbox] = []
         self._uids: set[str] = set()
+        self._others: list[GatewayProcess] = []
         self.uses: dict[str, ModelUse] = {}
         self.limits: list[GatewayLimit] = []
         self._told = asyncio.Condition()
@@ -289,6 +290,13 @@ class GatewayRig:
         self._uids.add(uid)
         await self.manager.attach(egress, sandbox.listener.fileno())
 
+    async def follower(self) -> GatewayProcess:
+        """The next process of the same gateway, started; it waits for the one that runs."""
+        made = self.gateway.another()
+        self._others += [self.gateway, made]
+        await made.start()
+        return made
+
     async def reset(self) -> None:
         """As it was at the start, for the next test."""
         for uid in self._uids:
@@ -305,7 +313,8 @@ class GatewayRig:
         await self.manager.close()
         if self._reader is not None:
             await asyncio.wait([self._reader])
-        await self.gateway.stop()
+        for gateway in (self.gateway, *self._others):
+            await gateway.stop()
         for sandbox in self._sandboxes:
             sandbox.close()
         await self.upstream.stop()

@@ -180,8 +180,7 @@ async def test_an_upgrade_ends_streams_in_peace_and_leaves_the_rest_to_the_next(
         async with asyncio.timeout(DEADLINE):
             assert await response.content.readuntil(b"\n\n") == b"data: 1\n\n"
             # The next process is there already, and waits.
-            following = rig.gateway.another()
-            await following.start()
+            await rig.follower()
             rig.gateway.terminate()
             # Idle connections are closed, which shows that nothing new is accepted: the next one waits.
             assert await idle.read() == b""
@@ -194,7 +193,6 @@ async def test_an_upgrade_ends_streams_in_peace_and_leaves_the_rest_to_the_next(
     rig.upstream.play = before
     await rig.attach(sandbox)
     assert (await waiting).startswith(b"HTTP/1.1 200")
-    rig.gateway = following
 
 
 async def test_what_is_no_listener_is_refused(rig: GatewayRig) -> None:
