@@ -6,7 +6,9 @@ from typing import Any, ClassVar
 
 from cloudclaw_pool_manager.ports.runtime import AgentAdapter, RuntimeAdapter
 from cloudclaw_pool_manager.runtimes.claude_code import ClaudeCode
+from cloudclaw_pool_manager.runtimes.codex import Codex
 from cloudclaw_pool_manager.runtimes.command import CommandRuntime
+from cloudclaw_pool_manager.runtimes.gemini import Gemini
 from cloudclaw_pool_manager.testing.runtimes import AgentContract, RuntimeContract
 from tests.support.transcripts import RECORDINGS
 
@@ -51,3 +53,46 @@ class TestClaudeCode(AgentContract):
 
     def adapter(self, **options: Any) -> AgentAdapter:
         return ClaudeCode(**options)
+
+
+class TestCodex(AgentContract):
+    recordings = RECORDINGS / "codex"
+    expected: ClassVar = {
+        "success": "COMPLETED",
+        "resumed": "COMPLETED",
+        "resumed-after-kill": "COMPLETED",
+        "authentication": "MODEL_AUTHENTICATION",
+        "billing": "MODEL_AUTHENTICATION",
+        "rate-limit": "MODEL_RATE_LIMIT",
+        "overloaded": "MODEL_OVERLOADED",
+        "server-error": "MODEL_FAILED",
+        "not-found": "MODEL_NOT_FOUND",
+        "context-too-long": "MODEL_CONTEXT",
+        "bad-flag": "BAD_CONFIGURATION",
+        "unknown-session": "BAD_CONFIGURATION",
+        "sigterm": "KILLED_BY_SIGNAL",
+        "killed": "KILLED_BY_SIGNAL",
+    }
+
+    def adapter(self, **options: Any) -> AgentAdapter:
+        return Codex(**options)
+
+
+class TestGemini(AgentContract):
+    recordings = RECORDINGS / "gemini"
+    expected: ClassVar = {
+        "success": "COMPLETED",
+        "resumed": "COMPLETED",
+        "resumed-after-kill": "COMPLETED",
+        "authentication": "MODEL_AUTHENTICATION",
+        "permission": "MODEL_AUTHENTICATION",
+        "rate-limit": "MODEL_RATE_LIMIT",
+        "not-found": "MODEL_NOT_FOUND",
+        "context-too-long": "MODEL_CONTEXT",
+        "bad-flag": "BAD_CONFIGURATION",
+        "unknown-session": "BAD_CONFIGURATION",
+        "killed": "KILLED_BY_SIGNAL",
+    }
+
+    def adapter(self, **options: Any) -> AgentAdapter:
+        return Gemini(**options)

@@ -349,7 +349,8 @@ class AgentContract(RuntimeContract):
 
     def _replayed(self, name: str) -> tuple[Transcript, Verdict]:
         assert self.recordings is not None
-        code = int(json.loads((self.recordings / f"{name}.json").read_text())["code"])
+        code = json.loads((self.recordings / f"{name}.json").read_text())["code"]
+        code = -9 if code is None else int(code)  # it did not end by itself
         parser = self.adapter().parser()
         events = parser.feed(3, mark("prompt", text=FIRST))
         events += parser.feed(STDERR, (self.recordings / f"{name}.stderr").read_bytes())
