@@ -22,6 +22,7 @@ from cloudclaw.agents.events import AnyEvent, Note
 from cloudclaw.agents.parser import PlainParser, StreamParser
 from cloudclaw.agents.registry import parser_for
 from cloudclaw.coordination.records import AttemptEnd, AttemptState, TaskRecord
+from cloudclaw.errors import UnavailableError
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1.task_pb2 import LogChunk
 from cloudclaw_scheduler.app.lookup import Lookup
@@ -151,4 +152,7 @@ class Events:
         shown = self._mirror.state.task(tenant, task)
         record = shown.record if shown else (await self._lookup.task(tenant, task)).task.record
         record = self._mirror.state.whole(record)
-        return next(attempt for attempt in record.attempts if attempt.number == number)
+        for attempt in record.attempts:
+            if attempt.number == number:
+                return attempt
+        raise UnavailableError(f"attempt {number} of {task} is not to be found now; try again", retry_after=0.5)
