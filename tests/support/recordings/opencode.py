@@ -70,7 +70,19 @@ OPENCODE = Agent(
         _failure("billing", "billing", "429: insufficient_quota"),
         _failure("not-found", "not_found", "404: no such model"),
         _failure("invalid-request", "invalid_request", "400"),
-        _failure("context-too-long", "context_too_long", "400: the context is too long"),
+        Case(
+            "context-too-long",
+            NEW,
+            [failing("context_too_long")],
+            "400: the context is too long, however often it is compacted, which it does without end",
+            timeout=20,
+        ),
+        Case(
+            "compacted",
+            NEW,
+            [{"name": "work", "turns": [{"text": "Done.", "error": {"kind": "context_too_long", "times": 1}}]}],
+            "400 once: the context is too long; it is compacted and goes on, and ends with 1 all the same",
+        ),
         _failure("rate-limit", "rate_limit", "429, retries used up"),
         Case(
             "overloaded",
@@ -89,12 +101,12 @@ OPENCODE = Agent(
             "permission-denied",
             NEW,
             [work("work")],
-            "tools are denied",
+            "a command is denied (a tool that is denied whole is not even offered to the model)",
             env={
                 "OPENCODE_CONFIG_CONTENT": _config(
                     "@ai-sdk/openai-compatible",
                     f"{MODEL}/openai/v1",
-                    permission={"edit": "deny", "bash": {"*": "deny"}},
+                    permission={"edit": "allow", "bash": {"*": "allow", "cat *": "deny"}},
                 )
             },
         ),
@@ -108,7 +120,7 @@ OPENCODE = Agent(
         ),
         Case("unknown-session", [*RUN, "-s", "ses_none", PROMPT], [work("work")], "-s with an unknown id"),
         Case("sigterm", NEW, [hanging()], "SIGTERM in turn 2", signal=signal.SIGTERM),
-        Case("sigint", NEW, [hanging()], "SIGINT in turn 2", signal=signal.SIGINT),
+        Case("sigint", NEW, [hanging()], "SIGINT in turn 2, which it ignores", signal=signal.SIGINT, timeout=20),
         Case("killed", NEW, [hanging()], "kill -9 in turn 2", signal=signal.SIGKILL),
         Case(
             "resumed-after-kill",
