@@ -59,6 +59,7 @@ def show(tenant: Tenant, stack: Path, ready: dict[str, Any]) -> Victim:
     # Checkpoints follow the agent's turns by themselves; one that is answered is one to count on.
     tenant.claw("checkpoint", task)
     victim = Victim(tenant.json("get", task)[0]["attempts"][-1]["node"], tenant, stack, ready)
+    wait_until(lambda: model.served(KILLED_IN, gone=True) >= 1, events, "the model saw that who had asked is gone")
     model.release()
     say("It goes on elsewhere, with its files and its conversation")
     events.wait()
@@ -107,9 +108,9 @@ class Model:
             entries = json.load(answer)["requests"]
         return [entry for entry in entries if entry["scenario"] == SCENARIO]
 
-    def served(self, index: int) -> int:
-        """How often that turn was asked for."""
-        return sum(entry["turn"] == index for entry in self.turns())
+    def served(self, index: int, *, gone: bool = False) -> int:
+        """How often that turn was asked for; by those who went away before the answer, with `gone`."""
+        return sum(entry["turn"] == index and entry["client_gone"] >= gone for entry in self.turns())
 
     def release(self) -> None:
         """Let the turn that it holds go on."""

@@ -17,7 +17,7 @@ from deploy.demo.stage import CLAW, ROOT, Tenant, Victim, say
 
 COMPILE = """
 n=0
-for f in $(find src/cloudclaw/cloudclaw/[co]* src/supervisor -name '*.py' | sort); do
+for f in $(find src/cloudclaw/cloudclaw/coordination src/supervisor -name '*.py' | sort); do
   python3 -m py_compile "$f" || exit 1
   n=$((n+1)); echo "attempt $CLAW_ATTEMPT: compiled $n: $f"
   sleep 0.05
@@ -162,7 +162,7 @@ def kill_a_node(task: Task, stack: Path, ready: dict[str, Any], timeline: Timeli
                 break
         tail.terminate()
     victim = Victim(task.get()["attempts"][-1]["node"], task.tenant, stack, ready)
-    timeline.note(f"*** {victim.node} is killed with -9: its pool-manager and all its slots")
+    timeline.note(f"*** {victim.node} is killed with -9: its pool-manager, its gateway and all its slots")
     return victim
 
 

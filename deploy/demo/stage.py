@@ -54,19 +54,19 @@ class Victim:
     """A node that is killed: its name, its processes, and when."""
 
     def __init__(self, node: str, tenant: Tenant, stack: Path, ready: dict[str, Any]) -> None:
-        """Kill the node: the manager and every slot, at once."""
+        """Kill the node: the manager, the gateway and every slot, at once."""
         operator = {**tenant.env, "CLAW_TOKEN": ready["operator_token"]}
         listed = subprocess.run(
             [*CLAW, "pool", "slots", "--endpoint", ready["endpoints"][f"pool-manager@{node}"], "--output", "json"],
             env=operator, capture_output=True, text=True, check=True,
         ).stdout  # fmt: skip
         slots = [json.loads(line)["pid"] for line in listed.splitlines()]
-        manager = int((stack / "run" / f"pool-manager@{node}.pid").read_text())
-        self.node, self.pids = node, [manager, *slots]
+        services = [int((stack / "run" / f"{name}@{node}.pid").read_text()) for name in ("pool-manager", "gateway")]
+        self.node, self.pids = node, [*services, *slots]
         self.time = time.monotonic()
         for pid in self.pids:
             os.kill(pid, signal.SIGKILL)
-        say(f"Killed {node} with -9, in the middle of it: its pool-manager and all its slots")
+        say(f"Killed {node} with -9, in the middle of it: its pool-manager, its gateway and all its slots")
 
 
 @contextmanager

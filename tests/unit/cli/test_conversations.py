@@ -98,7 +98,7 @@ def test_the_same_message_is_sent_once(talk: Claw, services: Services) -> None:
 def test_a_message_can_wait_and_a_conversation_be_closed(talk: Claw, services: Services) -> None:
     assert talk("send", TASK, "later", "--delay", "10m").out == "input 1 accepted, for later\n"
     assert services.scheduler.inputs[0].delay.seconds == 600
-    assert talk("send", TASK, "--end").out == "end accepted\n"
+    assert talk("send", TASK, "--end").out == "the conversation ends when all before is answered\n"
     assert services.scheduler.inputs[1].end
 
 
@@ -147,4 +147,4 @@ def test_a_parked_conversation_says_since_when_it_waits(talk: Claw, services: Se
     assert "s-1" in shown
     assert "parked (input, 2m" in talk("ls").out
     assert "parked (input, 2m" in talk("top").out
-    assert "it waits for input since" in talk("explain", TASK).out
+    assert f"claw send {TASK}" in talk("explain", TASK).out

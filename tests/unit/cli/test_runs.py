@@ -18,12 +18,12 @@ def said(text: str, role: str = "assistant") -> pb.RunEvent:
     return pb.RunEvent(message=pb.RunMessage(role=role, text=text))
 
 
-def called(tool: str, arguments: str) -> pb.RunEvent:
-    return pb.RunEvent(tool_call=pb.RunToolCall(call_id="c1", tool=tool, arguments=arguments))
+def called(tool: str, arguments: str, call_id: str = "c1") -> pb.RunEvent:
+    return pb.RunEvent(tool_call=pb.RunToolCall(call_id=call_id, tool=tool, arguments=arguments))
 
 
-def gave(output: str, *, is_error: bool = False) -> pb.RunEvent:
-    return pb.RunEvent(tool_result=pb.RunToolResult(call_id="c1", output=output, is_error=is_error))
+def gave(output: str, call_id: str = "c1", *, is_error: bool = False) -> pb.RunEvent:
+    return pb.RunEvent(tool_result=pb.RunToolResult(call_id=call_id, output=output, is_error=is_error))
 
 
 def used(attempt: int = 1, **usage: float) -> pb.RunEvent:
@@ -65,6 +65,15 @@ def test_a_run_reads_as_it_happened() -> None:
         "    ✗ no such file",
         "Done.",
     ]  # fmt: skip
+
+
+def test_results_of_tools_that_were_called_at_once_say_whose_they_are() -> None:
+    first, second = called("Read", '{"path": "a"}', "c1"), called("Bash", '{"command": "b"}', "c2")
+    later = called("Bash", '{"command": "c"}', "c3")
+    shown = lines(first, second, gave("B", "c2"), gave("A", "c1"), later, gave("C", "c3"))
+    assert shown[:2] == ["  → Read  a", "  → Bash  b"]
+    assert shown[2:6] == ["  ← Bash", "    │ B", "  ← Read", "    │ A"]
+    assert shown[6:] == ["  → Bash  c", "    │ C"]
 
 
 def test_trouble_and_lost_attempts_are_shown() -> None:

@@ -70,9 +70,11 @@ async def send(
         session.output.fields({"message_id": named, "accepted": answer.accepted, "number": answer.number})
     elif not answer.accepted:
         session.output.line(f"{named} had been accepted before")
+    elif not said.strip():
+        session.output.line("the conversation ends when all before is answered")
     else:
-        what = f"input {answer.number}" if answer.number else "end"
-        session.output.line(f"{what} accepted" + (", for later" if later else ""))
+        number = f" {answer.number}" if answer.number else ""
+        session.output.line(f"input{number} accepted" + (", for later" if later else ""))
 
 
 async def chat(

@@ -50,7 +50,7 @@ def usage_words(reports: list[task_pb2.Usage]) -> list[str]:
     tokens = [
         f"{int(sums[name]):,} {said}"
         for name, said in (("input_tokens", "in"), ("output_tokens", "out"), ("cache_read_tokens", "cached"))
-        if name in sums
+        if name in sums and (sums[name] or name != "cache_read_tokens")
     ]
     words = ["tokens " + ", ".join(tokens)] if tokens else []
     return words + ([f"${sums['cost_usd']:.4f}"] if "cost_usd" in sums else [])
@@ -69,6 +69,8 @@ class RunView:
         self._write = write
         self._full = full
         self._attempt = 0
+        self._calls: dict[str, str] = {}
+        self._several = False
         self.totals = Totals()
         self.typed: set[str] = set()
 
@@ -76,6 +78,8 @@ class RunView:
         """Write the next event."""
         self.totals.take(event)
         if self._attempt and event.attempt > self._attempt:
+            self._calls.clear()
+            self._several = False
             self._write(f"--- attempt {event.attempt} ---", "notice")
         self._attempt = max(self._attempt, event.attempt)
         kind = event.WhichOneof("event")
@@ -94,11 +98,17 @@ class RunView:
             self._block(message.text, "", "assistant", fold=False)
 
     def _tool_call(self, call: scheduler_pb2.RunToolCall) -> None:
+        self._calls[call.call_id] = call.tool
         width = 10 * _WIDE if self._full else _ARGUMENTS
         self._write(short(f"  → {call.tool}  {_arguments(call.arguments)}".rstrip(), width), "tool")
 
     def _tool_result(self, result: scheduler_pb2.RunToolResult) -> None:
         mark, style = ("    ✗ ", "error") if result.is_error else ("    │ ", "dim")
+        tool = self._calls.pop(result.call_id, "")
+        if self._calls or self._several:
+            # Several were called at once: say whose result it is.
+            self._write(short(f"  ← {tool or 'a tool'}", _ARGUMENTS), "tool")
+        self._several = bool(self._calls)
         self._block(result.output, mark, style, fold=True)
 
     def _usage(self, usage: task_pb2.Usage) -> None:

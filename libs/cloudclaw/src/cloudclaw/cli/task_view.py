@@ -64,7 +64,7 @@ def _parked_since(task: task_pb2.Task) -> Timestamp:
     return parked[-1] if parked else task.update_time
 
 
-def waits(task: task_pb2.Task) -> str:
+def _waits(task: task_pb2.Task) -> str:
     """What a parked conversation waits for, and until when."""
     from cloudclaw.cli.text import age, until
 
@@ -101,7 +101,7 @@ def show_task(session: Session, task: task_pb2.Task) -> None:
             "task": task.task_id,
             "tenant": task.tenant,
             "state": state_of(task) + (", cancel requested" if task.cancel_requested else ""),
-            "waits": waits(task),
+            "waits": _waits(task),
             "runtime": task.runtime,
             "model": task.spec.model,
             "session": task.session_id or task.spec.session_id,
@@ -121,8 +121,7 @@ def show_task(session: Session, task: task_pb2.Task) -> None:
             [
                 (
                     attempt.number,
-                    word(task_pb2.AttemptState.Name(attempt.state), "ATTEMPT_STATE_")
-                    + (" (resumed)" if attempt.resumed else ""),
+                    _attempt_state(attempt) + (" (resumed)" if attempt.resumed else ""),
                     attempt.node,
                     word(task_pb2.EndReason.Name(attempt.reason), "END_REASON_") if attempt.reason else "-",
                     attempt.exit_code if attempt.HasField("exit_code") else "-",
@@ -147,6 +146,16 @@ def show_task(session: Session, task: task_pb2.Task) -> None:
                 for event in task.events
             ],
         )
+
+
+def _attempt_state(attempt: task_pb2.Attempt) -> str:
+    """Its state; one that gave its slot back to wait for its user has not failed."""
+    from cloudclaw.cli.text import word
+    from cloudclaw.v1 import task_pb2
+
+    if attempt.reason == task_pb2.END_REASON_PARKED:
+        return "parked"
+    return word(task_pb2.AttemptState.Name(attempt.state), "ATTEMPT_STATE_")
 
 
 def _checkpoint(task: task_pb2.Task, now: float) -> str:

@@ -13,7 +13,7 @@ from cloudclaw.cli.command import command
 from cloudclaw.cli.follow import hint_for
 from cloudclaw.cli.runs import usage_words
 from cloudclaw.cli.session import STREAM, Session
-from cloudclaw.cli.task_view import COLUMNS, gateway_words, row, show_task, state_of, waits
+from cloudclaw.cli.task_view import COLUMNS, gateway_words, row, show_task, state_of
 
 if TYPE_CHECKING:
     from cloudclaw.v1 import task_pb2
@@ -158,11 +158,10 @@ async def explain(session: Session, task: Annotated[str, typer.Argument(help="Ta
         session.output.message(found)
         return
     session.output.line(f"{found.task.task_id} {state_of(found.task)}")
-    waiting = waits(found.task)
-    if waiting:
-        session.output.line(f"  it waits {waiting}; `claw send {found.task.task_id} TEXT` wakes it")
     for reason in found.reasons:
         session.output.line(f"  {_clean(reason)}")
+    if found.task.parked:
+        session.output.line(f"  `claw send {found.task.task_id} TEXT` wakes it")
 
 
 async def watch(
