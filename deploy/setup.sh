@@ -104,10 +104,12 @@ setup_docker() {
   local missing=()
   command -v dockerd >/dev/null 2>&1 || missing+=(docker.io)
   command -v mmdebstrap >/dev/null 2>&1 || missing+=(mmdebstrap)
-  if [ ${#missing[@]} -eq 0 ]; then return; fi
-  if can_apt && apt_install "slots in containers, and their images" "${missing[@]}"; then return; fi
-  say "${missing[*]} is missing, and installing it needs root on a Debian or Ubuntu" >&2
-  if [ -n "${CI:-}" ]; then fail "the engine that tests need could not be installed"; fi
+  if [ ${#missing[@]} -gt 0 ] && ! { can_apt && apt_install "slots in containers, and their images" "${missing[@]}"; }; then
+    say "${missing[*]} is missing, and installing it needs root on a Debian or Ubuntu" >&2
+  elif [ "$(id -u)" != 0 ] || deploy/images/base.sh >/dev/null; then
+    return
+  fi
+  if [ -n "${CI:-}" ]; then fail "the engine that tests need, or its base image, could not be had"; fi
   say "going on without it: the bubblewrap backend serves, and tests of the docker backend are skipped" >&2
 }
 

@@ -12,32 +12,20 @@
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
-cache=${XDG_CACHE_HOME:-$HOME/.cache}/cloudclaw
-suite=bookworm
-ordinary=debian:$suite-slim
+ordinary=debian:bookworm-slim
 
 say() { printf 'images: %s\n' "$*" >&2; }
 fail() { say "$*"; exit 1; }
 hash_of() { sha256sum | cut -c1-16; } # of what comes in
 has() { docker image inspect "$1" >/dev/null 2>&1; }
 files() { git ls-files -z --cached --others --exclude-standard -- "$@" | sort -z | xargs -0 sha256sum; }
-packages() { grep -v '^#' deploy/images/slot/packages.txt; }
 
 made_base() { # prints the tag of a Debian made here
-  local tag archive
-  tag=cloudclaw/base:$( { echo "$suite"; packages; } | hash_of)
-  if ! has "$tag"; then
-    [ "$(id -u)" = 0 ] || fail "mmdebstrap needs root here; give BASE=IMAGE"
-    command -v mmdebstrap >/dev/null || fail "mmdebstrap is missing: run deploy/setup.sh, or give BASE=IMAGE"
-    say "making a $suite base with mmdebstrap (half a minute)"
-    archive=$(mktemp "${TMPDIR:-/tmp}/cloudclaw-base-XXXXXX.tar")
-    # shellcheck disable=SC2064
-    trap "rm -f '$archive'" EXIT
-    mmdebstrap --quiet --variant=minbase --include="$(packages | paste -sd,)" \
-      --dpkgopt=path-exclude=/usr/share/man/* --dpkgopt=path-exclude=/usr/share/doc/* "$suite" "$archive" >&2
-    docker import "$archive" "$tag" >/dev/null
-    rm -f "$archive"
-  fi
+  local archive tag
+  archive=$(deploy/images/base.sh)
+  tag=${archive##*/base-}
+  tag=cloudclaw/base:${tag%.tar}
+  if ! has "$tag"; then docker import "$archive" "$tag" >/dev/null; fi
   echo "$tag"
 }
 

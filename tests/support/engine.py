@@ -1,6 +1,6 @@
 """A Docker engine of the tests' own: its own data, its own socket, stopped afterwards.
 
-Its data stay in the user's cache, so that images are built once. One session of tests has it at a time.
+Its data stay in the user's cache, so that images are built once. Sessions of tests at the same time have one each.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tests.support.require import CACHE, missing, require_root
 REPOSITORY = Path(__file__).parents[2]
 _UP_WITHIN = 60.0
 _DOWN_WITHIN = 60.0
+_MOST = 8
 
 
 @dataclass
@@ -29,23 +30,31 @@ class Docker:
     """A running engine.
 
     Attributes:
+        directory: of this run: socket, log.
+        data: images and containers.
         url: of its socket.
         image: of slots: a Debian with what a slot needs, and no agents.
     """
 
     directory: Path
+    data: Path
     url: str
     image: str = ""
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
-    def start(self, *, live_restore: bool = True) -> None:
+    def start(self) -> None:
         """Start it, and return when it answers."""
+        self.launch()
+        self.until_up()
+
+    def launch(self, *, live_restore: bool = True) -> None:
+        """Start it. Call it in the main thread: it ends with the thread that started it."""
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
                     # Nobody else would stop it when this session is killed.
                     *("setpriv", "--pdeathsig", "TERM", "dockerd"),
-                    *("--data-root", str(CACHE / "docker" / "data"), "--exec-root", str(self.directory / "exec")),
+                    *("--data-root", str(self.data), "--exec-root", str(self.directory / "exec")),
                     *("--pidfile", str(self.directory / "pid"), "--host", self.url, "--storage-driver", "overlay2"),
                     *("--bridge", "none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"),
                     f"--live-restore={str(live_restore).lower()}",
@@ -55,6 +64,10 @@ class Docker:
                 stderr=log,
                 start_new_session=True,
             )
+
+    def until_up(self) -> None:
+        """Return when it answers."""
+        assert self.process is not None
         end = time.monotonic() + _UP_WITHIN
         while self.cli("version", check=False).returncode:
             if self.process.poll() is not None or time.monotonic() > end:
@@ -69,7 +82,9 @@ class Docker:
         pid = self.directory / "exec/containerd/containerd.pid"
         with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
             os.kill(int(pid.read_text()), signal.SIGKILL)
-        (self.directory / "pid").unlink(missing_ok=True)
+        # Where nobody reaps it at once, the next dockerd would take a dead process for one that lives.
+        for stale in (self.directory / "pid", pid, pid.with_name("containerd.sock")):
+            stale.unlink(missing_ok=True)
 
     def stop(self) -> None:
         """Stop it in order; without live-restore its containers go with it."""
@@ -106,12 +121,10 @@ def require_docker() -> None:
 def engine() -> Iterator[Docker]:
     """A running engine with the slots' image."""
     require_docker()
-    (CACHE / "docker").mkdir(parents=True, exist_ok=True)
-    lock = os.open(CACHE / "docker" / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     directory = Path(tempfile.mkdtemp(prefix="claw-dockerd-"))
-    made = Docker(directory, f"unix://{directory}/sock")
+    data, lock = _own_data()
+    made = Docker(directory, data, f"unix://{directory}/sock")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         made.start()
         try:
             for name in made.containers():  # of a session that was killed
@@ -133,3 +146,18 @@ def engine() -> Iterator[Docker]:
     finally:
         os.close(lock)
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _own_data() -> tuple[Path, int]:
+    """A folder for an engine's data that no other has now, and the descriptor that holds it."""
+    (CACHE / "docker").mkdir(parents=True, exist_ok=True)
+    for number in range(_MOST):
+        data = CACHE / "docker" / f"data-{number}"
+        lock = os.open(data.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+        else:
+            return data, lock
+    raise AssertionError(f"{_MOST} engines of tests run already")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -15,13 +15,6 @@ from tests.support.slots import Node
 @pytest.fixture
 def require_bwrap() -> None:
     require_bubblewrap()
-
-
-@pytest.fixture(scope="session")
-def docker() -> Iterator[engine.Docker]:
-    """An engine of the tests' own."""
-    with engine.engine() as running:
-        yield running
 
 
 @pytest.fixture(params=["bubblewrap", pytest.param("docker", marks=pytest.mark.docker)])

@@ -26,7 +26,8 @@ from cloudclaw_supervisor import boot
 
 _log = structlog.get_logger()
 
-_FATE_WITHIN = 0.5
+_FATE_WITHIN, _FATE_AGAIN = 0.5, 0.02
+"""Seconds that the engine has to say why a container ended, and between two questions."""
 
 
 class DockerPool(SupervisedPool[ContainerSlot]):
@@ -263,13 +264,15 @@ class DockerPool(SupervisedPool[ContainerSlot]):
                 slot.sicken(f"the container {name} was {state}")
 
     async def _fate(self, number: int) -> str:
+        """Why a container ended, once the engine knows."""
         assert self._owner is not None
         name = self._owner.name(self._files(number))
         try:
             async with asyncio.timeout(_FATE_WITHIN):
-                found = await self._engine.inspect(name)
+                while (found := await self._engine.inspect(name)) is not None:
+                    if found.end:
+                        return f"of the container {name}: {found.end}"
+                    await asyncio.sleep(_FATE_AGAIN)
         except (TimeoutError, UnavailableError, SlotFailedError):
             return ""
-        if found is None:
-            return f"the container {name} was removed"
-        return f"of the container {name}: {found.end}" if found.end else ""
+        return f"the container {name} was removed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -152,10 +153,18 @@ class Engine:
             raise self._translated(error) from error
 
     def _client(self) -> Any:
+        self._knock()
         with self._making:
             if self._made is None:
                 self._made = APIClient(base_url=self._url, version="auto", timeout=self._timeout)
             return self._made
+
+    def _knock(self) -> None:
+        """Raise OSError when nobody listens: the SDK leaves a socket open for each time that it finds out."""
+        if self._url.startswith("unix://"):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as knocking:
+                knocking.settimeout(self._timeout)
+                knocking.connect(self._url.removeprefix("unix://"))
 
     def _translated(self, error: Exception) -> Exception:
         if isinstance(error, ImageNotFound):

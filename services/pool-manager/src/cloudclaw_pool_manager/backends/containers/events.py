@@ -61,7 +61,7 @@ class Watcher:
         await asyncio.to_thread(self._thread.join, 5.0)
 
     def _hang_up(self) -> None:
-        stream = self._stream
+        stream, self._stream = self._stream, None
         if stream is not None:
             with contextlib.suppress(Exception):  # the SDK digs for the socket, which may be gone
                 stream.close()
@@ -85,6 +85,8 @@ class Watcher:
                     known = isinstance(error, UnavailableError | SlotFailedError)
                     _log.warning("docker.away", error=str(error) if known else repr(error))
                 away = True
+            finally:
+                self._hang_up()
             self._stopping.wait(AGAIN)
 
     def _tell(self, event: Mapping[str, Any]) -> None:

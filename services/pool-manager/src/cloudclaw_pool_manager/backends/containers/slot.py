@@ -28,6 +28,7 @@ class ContainerSlot(BubblewrapSlot):
         super().__init__(config, files, NoGroups(), trees, uid)
         self._container = config
         self._fate = fate
+        self._sickened = False
 
     async def connect(self) -> None:
         await super().connect()
@@ -42,6 +43,7 @@ class ContainerSlot(BubblewrapSlot):
 
     def sicken(self, message: str) -> None:
         """It is lost although its supervisor may not know."""
+        self._sickened = True
         self._channel.break_off(SlotFailedError(message))
 
     async def updates(self) -> AsyncIterator[SlotStatus]:
@@ -49,8 +51,8 @@ class ContainerSlot(BubblewrapSlot):
             async for status in super().updates():
                 yield status
         except SlotFailedError as error:
-            fate = await self._fate()
-            if fate and fate not in str(error):
+            fate = "" if self._sickened else await self._fate()
+            if fate:
                 raise SlotFailedError(f"{error}; {fate}") from error
             raise
 
