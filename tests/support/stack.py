@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import grpc
 from google.protobuf import duration_pb2
@@ -159,7 +159,7 @@ class Stack:
         self.endpoints: dict[str, str] = {}
         self.token = ""
 
-    async def __aenter__(self) -> Stack:
+    async def __aenter__(self) -> Self:
         require_bubblewrap()
         await self.start()
         return self
@@ -253,8 +253,9 @@ class Stack:
         return list(answer.slots)
 
     async def node_pids(self, node: str) -> list[int]:
-        """The node's pool-manager and the supervisors of its slots."""
-        return [self.pid(f"pool-manager@{node}"), *[s.pid for s in await self.slots(node) if s.pid]]
+        """The node's gateway and pool-manager, and the supervisors of its slots."""
+        services = [self.pid(name) for name in (f"gateway@{node}", f"pool-manager@{node}") if name in self.names()]
+        return [*services, *[s.pid for s in await self.slots(node) if s.pid]]
 
     def supervisors(self, node: str = "") -> list[int]:
         """Process ids of the supervisors of one node, or of all, found without asking its manager."""
@@ -277,7 +278,7 @@ class Stack:
             await channel.close()
 
     async def kill_node(self, node: str) -> None:
-        """What a power cut does to a node: the manager and every supervisor die at once."""
+        """What a power cut does to a node: the manager, the gateway and every supervisor die at once."""
         kill(*await self.node_pids(node))
 
     def environment_of(self, name: str) -> dict[str, str]:

@@ -86,16 +86,36 @@ async def test_a_checkpoint_before_its_first_word_holds_no_session(agent_rig: Ri
     assert rig.leader.checkpoints[0].session_id == ""
 
 
-async def test_turns_that_come_faster_than_checkpoints_may_are_passed_over() -> None:
+async def test_a_turn_whose_checkpoint_came_too_soon_after_the_last_gets_it_while_nothing_new_begins() -> None:
     rig = await agents(behaviour=Behaviour(slot_wait=2.0, turn_spacing=5.0))
     _, sandbox = await asked(rig)
-    for number in range(1, 4):
-        say(sandbox, {"says": "well"}, {"turn": number})
-        await rig.pass_time(1)
+    say(sandbox, {"says": "well"}, {"turn": 1})
+    await rig.until(lambda: len(rig.leader.checkpoints) == 1)
+    say(sandbox, {"turn": 2})
+    await rig.pass_time(3)
     assert len(rig.leader.checkpoints) == 1
-    await rig.pass_time(4)
-    say(sandbox, {"turn": 4})
-    await rig.until(lambda: len(rig.leader.checkpoints) == 2)
+    await rig.until(lambda: len(rig.leader.checkpoints) == 2, within=3.0)
+    say(sandbox, {"turn": 3}, {"says": "on"})
+    await rig.pass_time(8)
+    assert len(rig.leader.checkpoints) == 2, "the turn after it has begun"
+    await rig.close()
+
+
+async def test_no_checkpoint_is_taken_before_an_agent_wrote_its_turn_down() -> None:
+    parrot = Parrot()
+    parrot.settles = 1.0
+    rig = await agents(parrot)
+    task, sandbox = await asked(rig)
+    say(sandbox, {"says": "well"}, {"turn": 1})
+    await rig.pass_time(0.2)
+    rig.leader.say(
+        take_checkpoint=pb.TakeCheckpoint(tenant=task.tenant, task_id=task.task_id, token=task.token, request=1)
+    )
+    await rig.pass_time(0.6)
+    assert not rig.leader.checkpoints
+    await rig.until(lambda: len(rig.leader.checkpoints) == 1, within=1.0)
+    await rig.pass_time(2)
+    assert len(rig.leader.checkpoints) == 1, "it is the turn's too"
     await rig.close()
 
 

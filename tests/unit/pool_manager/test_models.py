@@ -80,12 +80,15 @@ async def test_a_gateway_that_comes_back_is_told_of_all_that_runs() -> None:
     rig, gateway = await with_gateway()
     task, sandbox = await asked(rig)
     await rig.until(lambda: task.uid in gateway.attached)
+    gateway.spend(task.uid, requests=3)
+    await rig.pass_time(0.2)
     gateway.die()
     other, _ = await asked(rig)
     await rig.pass_time(1)
     assert not sandbox.stops, "its calls wait"
     gateway.come_back()
     await rig.until(lambda: set(gateway.attached) == {task.uid, other.uid})
+    assert gateway.attached[task.uid].used.requests == 3, "it has forgotten what was used"
     await rig.close()
 
 

@@ -54,7 +54,11 @@ class Host(Protocol):
         ...
 
     def turned(self) -> None:
-        """A turn is complete: a good moment for a checkpoint."""
+        """A turn is complete and written down: a good moment for a checkpoint, until it works again."""
+        ...
+
+    def works(self) -> None:
+        """The next turn has begun."""
         ...
 
     def sick(self, slot: Slot, message: str) -> None:
@@ -113,6 +117,11 @@ class Agent:
     def waits(self) -> bool:
         """It has answered, and waits for its user."""
         return self._assignment.conversation is not None and self._idle_since is not None
+
+    @property
+    def settling(self) -> bool:
+        """A turn is complete, and not yet written down: what is taken of its files now lacks it."""
+        return self._settled_at != float("inf")
 
     def take(self, inputs: Sequence[Input], *, closing: bool) -> None:
         """Messages from the leader; those that it has already are dropped."""
@@ -248,8 +257,11 @@ class Agent:
             if isinstance(event, Turn):
                 self._turns = event.number
                 self._turned()
-            elif given.max_turns and self._turns >= given.max_turns and _works(event):
-                self._host.end(KillReason.TURN_LIMIT)  # one turn more has begun
+            elif _works(event):
+                self._settled_at = float("inf")
+                self._host.works()
+                if given.max_turns and self._turns >= given.max_turns:
+                    self._host.end(KillReason.TURN_LIMIT)  # one turn more has begun
         self._wake.set()
 
     def _turned(self) -> None:

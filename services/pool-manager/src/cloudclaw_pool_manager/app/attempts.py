@@ -106,7 +106,8 @@ class AttemptRunner:
 
     @property
     def may_pause(self) -> bool:
-        return self.phase is Phase.RUNNING and self._stop is KillReason.NONE and self.live_slot is not None
+        runs = self.phase is Phase.RUNNING and self._stop is KillReason.NONE and self.live_slot is not None
+        return runs and not self.agent.settling
 
     @property
     def may_go_on(self) -> bool:
@@ -114,6 +115,9 @@ class AttemptRunner:
 
     def turned(self) -> None:
         self.checkpoints.turned()
+
+    def works(self) -> None:
+        self.checkpoints.works()
 
     def describe(self, checkpoint: Checkpoint) -> Checkpoint:
         return self.agent.describe(checkpoint)

@@ -108,10 +108,13 @@ class Checkpointer:
         self._wake.set()
 
     def turned(self) -> None:
-        """The agent's turn is complete: take one, unless the last is too fresh."""
-        if self._turns and self._timers is not None and self._ran() >= self._fresh_until:
-            self._turn = True
-            self._wake.set()
+        """The agent's turn is complete: take one, as soon as the last is old enough and while no other turn begins."""
+        self._turn = self._turns
+        self._wake.set()
+
+    def works(self) -> None:
+        """The agent's next turn has begun: it is too late for one at the turn before."""
+        self._turn = False
 
     def tick(self) -> None:
         """Look at the clock."""
@@ -270,7 +273,8 @@ class Checkpointer:
             return False
         if self._around.deadline() <= self._around.clock.boottime():
             return False  # about to be frozen for want of contact
-        return self._hand_over or self._turn or self._wanted > self._served or self._ran() >= self._due
+        turn = self._turn and self._ran() >= self._fresh_until
+        return self._hand_over or turn or self._wanted > self._served or self._ran() >= self._due
 
     def _ran(self) -> float:
         assert self._timers is not None

@@ -86,7 +86,7 @@ class ModelAccess:
             attempt.number,
             keys=given.model_keys,
             limits=given.model_limits,
-            used=given.model_used,
+            used=caller.agent.use or given.model_used,  # a gateway that died has forgotten what this attempt used
         )
         try:
             await self._gateway.attach(egress, listener)

@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 from cloudclaw.errors import CloudClawError, FencedError, UnavailableError
-from cloudclaw.v1.scheduler_pb2 import ConnectResponse, Hello, PoolCapacity, RunningAttempt
+from cloudclaw.v1.scheduler_pb2 import ConnectResponse, Hello, PoolCapacity, RunningAttempt, RuntimeStatus
 from cloudclaw_scheduler.app.outbox import Outbox
 
 _log = structlog.get_logger()
@@ -20,12 +20,13 @@ CACHED_LIMIT: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """Slots of one pool as a node reports them."""
+    """Slots of one pool as a node reports them; `readiness`: what the probes of its runtimes found."""
 
     slots: int
     idle: int
     runtimes: frozenset[str]
     backend: str
+    readiness: tuple[RuntimeStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,9 @@ class NodeLink:
 
     def report_pools(self, pools: Iterable[PoolCapacity]) -> bool:
         """Take its pools over; answers whether they changed."""
-        fresh = {p.pool: Capacity(p.slots, p.idle, frozenset(p.runtimes), p.backend) for p in pools}
+        fresh = {
+            p.pool: Capacity(p.slots, p.idle, frozenset(p.runtimes), p.backend, tuple(p.runtime_status)) for p in pools
+        }
         changed = fresh != self.pools
         self.pools = fresh
         return changed

@@ -104,6 +104,7 @@ class Status:
                     else max(0, pool.slots - used.get(pool.pool, 0)),
                     runtimes=pool.runtimes,
                     backend=pool.backend,
+                    runtime_status=link.pools[pool.pool].readiness if link and pool.pool in link.pools else None,
                 )
                 for pool in node.record.pools
             ],

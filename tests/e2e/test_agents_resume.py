@@ -1,0 +1,71 @@
+"""A killed node costs an agent at most the turn it was in: its session goes on elsewhere (issue: resume)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cloudclaw.v1 import task_pb2
+from tests.support.agents import AGENTS, AgentStack, answered, ask, checkpoint, events, require_agents
+from tests.support.stack import Tenant
+
+SCRIPT = Path(__file__).with_name("agents.toml")
+EXCLUSIVE = task_pb2.WORKSPACE_MODE_EXCLUSIVE
+
+
+@pytest.mark.agents
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("runtime", AGENTS)
+async def test_a_session_goes_on_elsewhere_and_no_turn_is_run_twice(tmp_path: Path, runtime: str) -> None:
+    require_agents(runtime)
+    async with AgentStack(tmp_path, SCRIPT, nodes=2, slots=1, restart=False) as stack:
+        await stack.wait_ready(runtime, nodes=2)
+        await loses_its_node(stack, runtime)
+
+
+async def checkpointed(tenant: Tenant, task: str) -> None:
+    """Until the turn that is complete now is in a checkpoint; one that is asked for waits until it is written down."""
+    told = await events(tenant, task)
+    assert [event.progress.phase for event in told if event.progress.phase == "turn"], told
+    await checkpoint(tenant, task)
+
+
+async def loses_its_node(stack: AgentStack, runtime: str) -> None:
+    """In its third turn, for good."""
+    tenant = stack.tenant("acme")
+    await tenant.create_workspace("tree")
+    task = await ask(
+        tenant,
+        runtime,
+        "Write the three lines. [[scenario:resume]]",
+        workspace=task_pb2.WorkspaceSelection(name="tree", mode=EXCLUSIVE),
+    )
+    await stack.model.asked_for("resume", 2)
+    await checkpointed(tenant, task)
+    lost = (await tenant.get(task)).attempts[-1].node
+    await stack.kill_node(lost)
+    await stack.model.asked_for("resume", 2, times=2)  # again, by the next attempt
+    await stack.model.release("dead")
+    done = await tenant.wait(task, timeout=120)
+    result = await tenant.result(task)
+    assert done.state == task_pb2.TASK_STATE_SUCCEEDED, result
+    assert [attempt.state for attempt in done.attempts] == [
+        task_pb2.ATTEMPT_STATE_LOST,
+        task_pb2.ATTEMPT_STATE_SUCCEEDED,
+    ]
+    assert done.attempts[1].node != lost
+    assert done.attempts[1].resumed
+    assert await tenant.read_file("tree", "turns") == b"one\ntwo\nthree\n"
+    asked = await stack.model.requests("resume")
+    assert answered(asked) == [0, 1, 2, 3], "every turn was answered once"
+    resumed = json.dumps(asked[-2]["body"])
+    assert "Write the three lines." in resumed
+    assert "echo one" in resumed
+    assert "echo two" in resumed
+    assert result.final_message == "All three are done."
+    assert result.session_id
+    told = await events(tenant, task)
+    assert [event.sequence for event in told] == list(range(1, len(told) + 1))
+    assert {event.attempt for event in told} == {1, 2}
