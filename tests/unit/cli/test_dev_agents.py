@@ -95,6 +95,20 @@ def test_a_containers_agents_are_in_its_image(tmp_path: Path) -> None:
     assert not {"read_only_binds", "runtime_options"} & set(pool)
 
 
+def test_a_container_can_be_given_an_image_an_engine_and_the_agents_of_a_folder(prefix: Path, tmp_path: Path) -> None:
+    program(prefix / "bin" / "claude")
+    options = DevOptions(
+        tmp_path / "d", base_port=0, backend="docker", image="mine:1", engine="unix:///e.sock", agents=prefix
+    )
+    (pool,) = pools(options)
+    assert pool["options"] == {"uid_base": 210_000, "engine": "unix:///e.sock", "image": "mine:1"}
+    assert pool["read_only_binds"] == [str(prefix)]
+    with pytest.raises(InvalidArgumentError, match="docker"):
+        DevOptions(tmp_path / "e", image="mine:1").check()
+    with pytest.raises(InvalidArgumentError, match="on this host"):
+        DevOptions(tmp_path / "e", backend="docker", engine="tcp://elsewhere:2375").check()
+
+
 def test_one_agent_can_wait_warm_if_it_is_offered(prefix: Path, tmp_path: Path) -> None:
     program(prefix / "bin" / "claude")
     (pool,) = pools(DevOptions(tmp_path / "d", base_port=0, warm="claude-code"))

@@ -22,6 +22,13 @@ def dev(
     nodes: Annotated[int, typer.Option(help="Pool-managers.", min=1, max=16)] = 1,
     slots: Annotated[int, typer.Option(help="Warm slots of each.", min=1, max=256)] = 2,
     backend: Annotated[str, typer.Option(help="bubblewrap or docker.")] = "bubblewrap",
+    image: Annotated[
+        str,
+        typer.Option(help="Image of the slots, with docker.", envvar="CLAW_DEV_IMAGE", show_default="cloudclaw/agent"),
+    ] = "",
+    engine: Annotated[
+        str, typer.Option(help="The Docker engine's socket.", envvar="DOCKER_HOST")
+    ] = "unix:///var/run/docker.sock",
     objects: Annotated[str, typer.Option(help="filesystem, minio, or s3://BUCKET?endpoint=HOST:PORT.")] = "filesystem",
     base_port: Annotated[int, typer.Option(help="The scheduler's; others follow. 0: free ports.")] = 7401,
     agents: Annotated[
@@ -61,6 +68,8 @@ def dev(
         no_agents=no_agents,
         warm=warm,
         scripted_model=scripted_model,
+        image=image if backend == "docker" else "",
+        engine=engine,
     )
     try:
         raise typer.Exit(main(options))

@@ -173,9 +173,8 @@ class Components:
                 "slots": self._options.slots,
                 **self._agents,
             }
-            if self._options.backend == "bubblewrap":
-                # Uids are the host's: nodes that share one must not share them.
-                pool["options"] = {"uid_base": _UID_BASE + number * _NODE_UIDS}
+            # Uids are the host's: nodes that share one must not share them.
+            pool["options"] = {"uid_base": _UID_BASE + number * _NODE_UIDS, **self._containers()}
             specs.append(
                 self._service(
                     f"pool-manager@{node}",
@@ -191,6 +190,13 @@ class Components:
                 )
             )
         return specs
+
+    def _containers(self) -> dict[str, str]:
+        """Options of pools whose slots are containers."""
+        if self._options.backend != "docker":
+            return {}
+        image = {"image": self._options.image} if self._options.image else {}
+        return {"engine": self._options.engine, **image}
 
     def _service(self, name: str, module: str, prefix: str, **settings: str) -> ChildSpec:
         common = {
@@ -228,7 +234,7 @@ def _agents(options: DevOptions) -> Agents:
     """The agents that were asked for."""
     if options.no_agents:
         return Agents(())
-    return in_image() if options.backend == "docker" else in_prefix(options.agents)
+    return in_image() if options.backend == "docker" and options.agents is None else in_prefix(options.agents)
 
 
 def _environment() -> dict[str, str]:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from cloudclaw.errors import InvalidArgumentError, PreconditionError
 
+DEFAULT_ENGINE = "unix:///var/run/docker.sock"
+
 
 @dataclass(frozen=True, slots=True)
 class DevOptions:
@@ -24,9 +26,12 @@ class DevOptions:
         objects: `filesystem`, `minio`, or the URL of an S3 store of your own.
         base_port: the scheduler's; 0 takes free ports for everything.
         restart: start a child that died again after a second.
-        agents: folder of the agents' programs; None for where set-up installs them.
+        agents: folder of the agents' programs; None for where set-up installs them, or, with `docker`, for those of
+            the image.
         no_agents: offer the runtime `command` only.
         warm: runtime of an agent that waits in idle slots; empty for none.
+        image: of the slots' containers, with `docker`; empty for the agents' image.
+        engine: socket of the Docker engine.
         scripted_model: script of a scripted model, which then answers all calls to models; None for the real endpoints.
     """
 
@@ -41,6 +46,8 @@ class DevOptions:
     no_agents: bool = False
     warm: str = ""
     scripted_model: Path | None = None
+    image: str = ""
+    engine: str = DEFAULT_ENGINE
 
     def check(self) -> None:
         """Raise `InvalidArgumentError` naming the first option that cannot be."""
@@ -56,8 +63,10 @@ class DevOptions:
             raise InvalidArgumentError("give filesystem, minio, or an s3:// URL", field="--objects")
         if self.no_agents and self.agents is not None:
             raise InvalidArgumentError("give --agents or --no-agents, not both", field="--no-agents")
-        if self.backend == "docker" and self.agents is not None:
-            raise InvalidArgumentError("a container's agents are in its image", field="--agents")
+        if self.backend != "docker" and self.image:
+            raise InvalidArgumentError("only slots of --backend docker have an image", field="--image")
+        if self.backend == "docker" and not self.engine.startswith("unix:///"):
+            raise InvalidArgumentError("give an engine on this host, as unix:///PATH", field="DOCKER_HOST")
         if self.scripted_model is not None:
             _check_script(self.scripted_model)
 
