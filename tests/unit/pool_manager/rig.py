@@ -44,7 +44,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-_OF_AGENTS = ("inputs", "inputs_done", "closing", "model_keys", "model_use")
+_OF_AGENTS = ("inputs", "inputs_done", "answered", "closing", "model_keys", "model_use")
 """Fields of an assignment beside its spec. The session that its base holds is `session`: the spec has one too."""
 
 

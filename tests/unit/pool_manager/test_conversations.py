@@ -6,6 +6,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1 import task_pb2
+from cloudclaw_pool_manager.ports.state import Drain
 from tests.support.fake_agent import Parrot, say
 from tests.support.fake_slots import FakeSupervisor
 from tests.unit.pool_manager.agents import CHECKPOINT, TALK, agents, answer, asked, deliver, message
@@ -167,3 +168,33 @@ async def test_a_failure_in_a_conversation_is_one(agent_rig: Rig) -> None:
     sandbox.finish(1)
     await rig.gone(task)
     assert rig.report_of(task).reason == task_pb2.END_REASON_AGENT_FAILED
+
+
+async def test_a_conversation_that_waits_on_a_drained_node_is_parked_at_once(agent_rig: Rig) -> None:
+    rig = agent_rig
+    task, sandbox = await asked(rig, conversation=LONG)
+    await answer(rig, sandbox)
+    assert sandbox.input_open
+    await rig.manager.set_drain(Drain.HAND_OVER)
+    await rig.until(lambda: not sandbox.input_open, within=1.0)
+    sandbox.finish(0)
+    await rig.gone(task)
+    assert rig.report_of(task).reason == task_pb2.END_REASON_PARKED
+
+
+async def test_a_checkpoint_after_the_answer_says_so_and_the_next_attempt_has_nothing_to_do(agent_rig: Rig) -> None:
+    rig = agent_rig
+    task, sandbox = await asked(rig, conversation=LONG)
+    await answer(rig, sandbox)
+    rig.leader.say(
+        take_checkpoint=pb.TakeCheckpoint(tenant=task.tenant, task_id=task.task_id, token=task.token, request=1)
+    )
+    await rig.until(lambda: any(report.request for report in rig.leader.checkpoints))
+    assert [report.answered for report in rig.leader.checkpoints if report.request] == [True]
+    other = await rig.assign(
+        runtime="parrot", prompt="sing", conversation=LONG, resumes=True, base=CHECKPOINT, session="s-1", answered=True
+    )
+    await rig.until(lambda: any(report.uid == other.uid for report in rig.leader.reports))
+    outcome = rig.report_of(other)
+    assert (outcome.reason, outcome.session_id) == (task_pb2.END_REASON_PARKED, "s-1")
+    assert other.uid not in [uid for there in rig.host.alive.values() for uid in there.starts]

@@ -129,6 +129,7 @@ def parked(
         checkpoint_time=steps.ms(now),
         session=session or task.session,
         inputs_done=done,
+        answered=True,
         result=result,
         result_object=result_object,
     )

@@ -139,6 +139,7 @@ def checkpointed(
     frozen: float = 0.0,
     session: str = "",
     inputs: int = 0,
+    answered: bool = False,
     usage: Usage | None = None,
     model_use: ModelUse | None = None,
 ) -> TaskRecord:
@@ -150,6 +151,7 @@ def checkpointed(
         session: the agent's session, if the checkpoint contains it. It was made of the one before, so that a session
             which that one contains is in this one too.
         inputs: inputs that it contains: all up to this number.
+        answered: the agent had answered all of them.
         usage, model_use: of the running attempt up to here.
     """
     steps.require(task, TaskState.RUNNING)
@@ -163,6 +165,7 @@ def checkpointed(
         frozen=round(frozen, 6),
         session=session or task.session,
         inputs_done=steps.contained(task, inputs),
+        answered=answered,
         usage_now=usage if usage is not None else task.usage_now,
         model_use_now=model_use if model_use is not None else task.model_use_now,
         updated=now,

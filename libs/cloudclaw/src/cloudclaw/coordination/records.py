@@ -68,6 +68,7 @@ class TaskRecord(Record, frozen=True, kw_only=True):
         parked_since: while it waits for input and holds no slot, since when; then `due` is set too. 0 otherwise.
         inputs: inputs that have a number, and so are to be delivered: 1 to this one.
         inputs_done: the checkpoint contains all up to this number.
+        answered: the checkpoint contains the answers to all of them.
         beyond: what the running attempt has to go beyond, to bring anything new: `inputs_done` as it began. -1 when it
             was given nothing to answer but the prompt, or what comes while it runs.
         later: further inputs, which get their numbers when they are due.
@@ -111,6 +112,7 @@ class TaskRecord(Record, frozen=True, kw_only=True):
     parked_since: float = 0.0
     inputs: int = 0
     inputs_done: int = 0
+    answered: bool = False
     beyond: int = -1
     later: int = 0
     later_due: float = 0.0

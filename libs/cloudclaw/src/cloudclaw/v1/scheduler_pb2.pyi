@@ -698,7 +698,7 @@ class ConnectRequest(_message.Message):
     def __init__(self, term: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., report: _Optional[_Union[AttemptReport, _Mapping]] = ..., reject: _Optional[_Union[Reject, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointReport, _Mapping]] = ...) -> None: ...
 
 class CheckpointReport(_message.Message):
-    __slots__ = ("tenant", "task_id", "token", "uid", "snapshot", "request", "frozen", "failure", "session_id", "inputs", "usage", "model_use")
+    __slots__ = ("tenant", "task_id", "token", "uid", "snapshot", "request", "frozen", "failure", "session_id", "inputs", "usage", "model_use", "answered")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
@@ -711,6 +711,7 @@ class CheckpointReport(_message.Message):
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     USAGE_FIELD_NUMBER: _ClassVar[int]
     MODEL_USE_FIELD_NUMBER: _ClassVar[int]
+    ANSWERED_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     task_id: str
     token: int
@@ -723,7 +724,8 @@ class CheckpointReport(_message.Message):
     inputs: int
     usage: _task_pb2.Usage
     model_use: _task_pb2.ModelUse
-    def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., token: _Optional[int] = ..., uid: _Optional[str] = ..., snapshot: _Optional[_Union[_task_pb2.SnapshotRef, _Mapping]] = ..., request: _Optional[int] = ..., frozen: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., failure: _Optional[str] = ..., session_id: _Optional[str] = ..., inputs: _Optional[int] = ..., usage: _Optional[_Union[_task_pb2.Usage, _Mapping]] = ..., model_use: _Optional[_Union[_task_pb2.ModelUse, _Mapping]] = ...) -> None: ...
+    answered: bool
+    def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., token: _Optional[int] = ..., uid: _Optional[str] = ..., snapshot: _Optional[_Union[_task_pb2.SnapshotRef, _Mapping]] = ..., request: _Optional[int] = ..., frozen: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., failure: _Optional[str] = ..., session_id: _Optional[str] = ..., inputs: _Optional[int] = ..., usage: _Optional[_Union[_task_pb2.Usage, _Mapping]] = ..., model_use: _Optional[_Union[_task_pb2.ModelUse, _Mapping]] = ..., answered: bool = ...) -> None: ...
 
 class CheckpointVerdict(_message.Message):
     __slots__ = ("uid", "snapshot_id", "request", "verdict")
@@ -834,7 +836,7 @@ class HeartbeatAck(_message.Message):
     def __init__(self, sequence: _Optional[int] = ...) -> None: ...
 
 class Assignment(_message.Message):
-    __slots__ = ("tenant", "task_id", "attempt", "uid", "token", "spec", "base", "resumes", "cancel_requested", "head", "log_limit", "session_id", "inputs", "inputs_done", "closing", "model_keys", "model_use")
+    __slots__ = ("tenant", "task_id", "attempt", "uid", "token", "spec", "base", "resumes", "cancel_requested", "head", "log_limit", "session_id", "inputs", "inputs_done", "closing", "model_keys", "model_use", "answered")
     class ModelKeysEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -859,6 +861,7 @@ class Assignment(_message.Message):
     CLOSING_FIELD_NUMBER: _ClassVar[int]
     MODEL_KEYS_FIELD_NUMBER: _ClassVar[int]
     MODEL_USE_FIELD_NUMBER: _ClassVar[int]
+    ANSWERED_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     task_id: str
     attempt: int
@@ -876,7 +879,8 @@ class Assignment(_message.Message):
     closing: bool
     model_keys: _containers.ScalarMap[str, str]
     model_use: _task_pb2.ModelUse
-    def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., uid: _Optional[str] = ..., token: _Optional[int] = ..., spec: _Optional[_Union[_task_pb2.TaskSpec, _Mapping]] = ..., base: _Optional[_Union[_task_pb2.SnapshotRef, _Mapping]] = ..., resumes: bool = ..., cancel_requested: bool = ..., head: _Optional[_Union[_task_pb2.SnapshotRef, _Mapping]] = ..., log_limit: _Optional[int] = ..., session_id: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[TaskInput, _Mapping]]] = ..., inputs_done: _Optional[int] = ..., closing: bool = ..., model_keys: _Optional[_Mapping[str, str]] = ..., model_use: _Optional[_Union[_task_pb2.ModelUse, _Mapping]] = ...) -> None: ...
+    answered: bool
+    def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., attempt: _Optional[int] = ..., uid: _Optional[str] = ..., token: _Optional[int] = ..., spec: _Optional[_Union[_task_pb2.TaskSpec, _Mapping]] = ..., base: _Optional[_Union[_task_pb2.SnapshotRef, _Mapping]] = ..., resumes: bool = ..., cancel_requested: bool = ..., head: _Optional[_Union[_task_pb2.SnapshotRef, _Mapping]] = ..., log_limit: _Optional[int] = ..., session_id: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[TaskInput, _Mapping]]] = ..., inputs_done: _Optional[int] = ..., closing: bool = ..., model_keys: _Optional[_Mapping[str, str]] = ..., model_use: _Optional[_Union[_task_pb2.ModelUse, _Mapping]] = ..., answered: bool = ...) -> None: ...
 
 class CancelAttempt(_message.Message):
     __slots__ = ("tenant", "task_id", "token")

@@ -92,6 +92,7 @@ class Agent:
         self._retry_at = 0.0
         self._turns = 0
         self._settled_at = float("inf")
+        self._leaves = False
         self._wake = asyncio.Event()
 
     # -- what others see and say; nothing here blocks --
@@ -108,10 +109,10 @@ class Agent:
 
     @property
     def settled(self) -> bool:
-        """The conversation is over before it begins here: there is nothing to say, and nothing more comes."""
+        """There is nothing to do here for its conversation: all is answered, or nothing more comes."""
         given = self._assignment
         conversation = self.adapter is not None and given.conversation is not None
-        return conversation and self.closing and given.resumes and not self._pending
+        return conversation and given.resumes and (self.closing or given.answered) and not self._pending
 
     @property
     def waits(self) -> bool:
@@ -143,6 +144,11 @@ class Agent:
             self._host.turned()
         elif self._parks_at() <= now or (self._pending and 0.0 < self._retry_at <= now):
             self._wake.set()
+
+    def leave(self) -> None:
+        """Its node is drained: a conversation that waits for its user is parked now."""
+        self._leaves = True
+        self._wake.set()
 
     def limit(self, kind: LimitKind) -> None:
         """The gateway refuses further calls."""
@@ -277,14 +283,14 @@ class Agent:
         conversation = self._assignment.conversation
         if conversation is None or self._idle_since is None:
             return float("inf")
-        return self._idle_since + conversation.park_after
+        return self._idle_since + (0.0 if self._leaves else conversation.park_after)
 
     # -- what it leaves --
 
     def closed(self, *, prepared: float) -> Outcome:
         """A conversation that is `settled`: what it left is what there is."""
-        now = self._clock.wall()
-        outcome = Outcome(AttemptState.SUCCEEDED, EndReason.COMPLETED, "the conversation was closed")
+        now, message = self._clock.wall(), "the conversation was closed"
+        outcome = Outcome(AttemptState.SUCCEEDED, EndReason.COMPLETED, message, session_id=self._assignment.session_id)
         return self.concluded(replace(outcome, prepared=prepared, started=now, ended=now))
 
     def concluded(self, outcome: Outcome) -> Outcome:
@@ -315,9 +321,14 @@ class Agent:
             checkpoint,
             session_id=begun,
             inputs=max(given.inputs_done, seen.inputs),
+            answered=self._all_answered(),
             usage=seen.usage,
             model_use=self._own_use(),
         )
+
+    def _all_answered(self) -> bool:
+        seen = self.transcript
+        return seen.answered and seen.finished is not None and seen.finished.ok and seen.told >= self._told
 
     def _own_use(self) -> ModelUse | None:
         return None if self.use is None else self.use.since(self._assignment.model_used)

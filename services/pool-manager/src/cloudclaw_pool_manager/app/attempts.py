@@ -156,7 +156,10 @@ class AttemptRunner:
         """Its node is drained: it goes on elsewhere, from a checkpoint or its begin (given back), or not after all."""
         self._unwanted = wanted
         self._wake.set()
-        self.checkpoints.hand_over(wanted)
+        if wanted and self.agent.waits:
+            self.agent.leave()
+        else:
+            self.checkpoints.hand_over(wanted)
 
     def handed_over(self) -> bool:
         self.end(KillReason.DRAINED)

@@ -72,6 +72,7 @@ def assignment(message: scheduler_pb2.Assignment) -> Assignment:
         conversation=_conversation(spec),
         inputs=tuple(inputs(message.inputs)),
         inputs_done=message.inputs_done,
+        answered=message.answered,
         closing=message.closing,
         max_turns=spec.model_limits.turns,
         model_limits=ModelLimits(
@@ -231,6 +232,7 @@ def checkpoint_report(attempt: AttemptId, checkpoint: Checkpoint) -> scheduler_p
         failure=checkpoint.failure,
         session_id=checkpoint.session_id,
         inputs=checkpoint.inputs,
+        answered=checkpoint.answered,
         usage=_usage(checkpoint.usage),
         model_use=_model_use(checkpoint.model_use),
     )

@@ -62,6 +62,7 @@ class Assignment:
         session_in_base: `session_id` is of a session that `base` holds.
         inputs: messages that `base` does not hold, oldest first.
         inputs_done: messages that it holds: all up to this number.
+        answered: it holds the answers to all of them.
         closing: no more messages come.
         max_turns: of the agent, 0 for no limit.
         model_limits, model_used: on the task, and by its earlier attempts.
@@ -93,6 +94,7 @@ class Assignment:
     session_in_base: bool = False
     inputs: tuple[Input, ...] = ()
     inputs_done: int = 0
+    answered: bool = False
     closing: bool = False
     max_turns: int = 0
     model_limits: ModelLimits = field(default_factory=ModelLimits)

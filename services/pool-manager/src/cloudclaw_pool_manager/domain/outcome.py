@@ -87,6 +87,7 @@ class Checkpoint:
         failure: why there is no snapshot.
         session_id: of the agent's session, when the snapshot holds it.
         inputs, usage, model_use: as in `Outcome`, up to the snapshot.
+        answered: the agent had answered all of these.
     """
 
     snapshot: SnapshotPointer | None
@@ -95,6 +96,7 @@ class Checkpoint:
     failure: str = ""
     session_id: str = ""
     inputs: int = 0
+    answered: bool = False
     usage: Usage | None = None
     model_use: ModelUse | None = None
 

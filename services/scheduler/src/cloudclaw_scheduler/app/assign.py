@@ -149,6 +149,7 @@ class Assigner:
                     session_id=record.session if record.checkpoint is not None else "",
                     inputs=inputs,
                     inputs_done=record.inputs_done,
+                    answered=record.answered and record.checkpoint is not None,
                     closing=record.closes and last >= record.inputs,
                     model_keys=self._mirror.state.model_keys.get(record.tenant) if agent else None,
                     model_use=model_use_message(record.model_use),

@@ -199,6 +199,7 @@ class Checkpoints:
             request=request,
             frozen=frozen,
             session=report.session_id,
+            answered=report.answered,
             inputs=report.inputs,
             usage=usage_of(report),
             model_use=model_use_of(report),
