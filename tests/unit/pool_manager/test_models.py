@@ -193,3 +193,25 @@ async def test_an_agent_that_died_while_it_waited_is_started_cold() -> None:
     assert not sandbox.went_on_warm
     assert KillReason.ANSWERED not in sandbox.stops
     await rig.close()
+
+
+async def test_an_agent_whose_slot_breaks_is_detached() -> None:
+    rig, gateway = await with_gateway()
+    task, sandbox = await asked(rig)
+    await rig.until(lambda: task.uid in gateway.attached)
+    gateway.spend(task.uid, requests=2)
+    sandbox.die()
+    await rig.gone(task)
+    assert task.uid not in gateway.attached
+    outcome = rig.report_of(task)
+    assert (outcome.reason, outcome.model_use.requests) == (task_pb2.END_REASON_SLOT_FAILED, 2)
+    await rig.close()
+
+
+async def test_a_process_that_stops_leaves_its_agents_attached() -> None:
+    rig, gateway = await with_gateway()
+    task, _ = await asked(rig)
+    await rig.until(lambda: task.uid in gateway.attached)
+    await rig.stop()
+    assert task.uid in gateway.attached
+    assert ("detach", task.uid) not in gateway.calls

@@ -29,6 +29,7 @@ from cloudclaw_pool_manager.app.agent import Agent
 from cloudclaw_pool_manager.app.berth import Berth
 from cloudclaw_pool_manager.app.checkpoints import Checkpointer
 from cloudclaw_pool_manager.app.delivery import Delivery
+from cloudclaw_pool_manager.app.egress import way_out
 from cloudclaw_pool_manager.app.files import Files, worth_retrying
 from cloudclaw_pool_manager.app.logs import ShippedLog
 from cloudclaw_pool_manager.app.patience import Patience
@@ -317,16 +318,13 @@ class AttemptRunner:
         """While the program runs: until it has ended, whoever ended it."""
         if self._cancel:
             self.cancel()
-        slot, access = self._berth.slot, self._around.access if self.egress_slot is not None else None
+        slot = self._berth.slot
         checkpoints = asyncio.ensure_future(self.checkpoints.run(slot, self._timers))
         beside = self.agent.accompany(slot)
-        if access is not None:
-            beside.append(asyncio.ensure_future(access.attach(self)))
         try:
-            end = await self._ended(checkpoints)
+            async with way_out(self._around.access, self):
+                end = await self._ended(checkpoints)
             await cancel(checkpoints)
-            if access is not None:
-                self.agent.use = await access.detach(self.attempt.uid) or self.agent.use
             if not self._fenced:
                 await self.agent.heard_out(end.log_end)
         finally:
@@ -390,7 +388,8 @@ class AttemptRunner:
             raise NotOursError
         if self._cancel:
             return self._canceled()
-        return self._failed(EndReason.SLOT_FAILED, f"the slot failed: {message}", retryable=True)
+        outcome = self._failed(EndReason.SLOT_FAILED, f"the slot failed: {message}", retryable=True)
+        return self.agent.concluded(outcome)
 
     async def _clean_up(self, committed: SnapshotPointer | None) -> None:
         if self._log is not None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Final, Protocol
 
 import structlog
 
 from cloudclaw.errors import InvalidArgumentError, PreconditionError, UnavailableError
 from cloudclaw_pool_manager.app.agent import Agent
+from cloudclaw_pool_manager.app.timing import cancel
 from cloudclaw_pool_manager.domain.assignment import Assignment
 from cloudclaw_pool_manager.domain.models import ModelUse
 from cloudclaw_pool_manager.ports.backend import Slot, SlotFailedError
@@ -118,3 +121,28 @@ class ModelAccess:
 
     def _named(self, uid: str) -> list[Caller]:
         return [caller for caller in self._callers() if caller.assignment.attempt.uid == uid]
+
+
+@contextlib.asynccontextmanager
+async def way_out(access: ModelAccess | None, caller: Caller) -> AsyncIterator[None]:
+    """The caller's program may call models within, if it is an agent and there is a gateway. What its task used is told
+    to its agent at the end. A cancellation leaves it attached: then this process ends, and its program goes on."""
+    if access is None or caller.egress_slot is None:
+        yield
+        return
+    attaching = asyncio.ensure_future(access.attach(caller))
+    try:
+        yield
+    except asyncio.CancelledError:
+        await cancel(attaching)
+        raise
+    except BaseException:
+        await _leave(access, caller, attaching)
+        raise
+    await _leave(access, caller, attaching)
+
+
+async def _leave(access: ModelAccess, caller: Caller, attaching: asyncio.Future[None]) -> None:
+    await cancel(attaching)  # or it could be attached when it is gone
+    use = await access.detach(caller.assignment.attempt.uid)
+    caller.agent.use = use or caller.agent.use
