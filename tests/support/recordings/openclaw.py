@@ -29,6 +29,12 @@ def config(api: str, base: str) -> str:
     )
 
 
+def logged(text: str) -> str:
+    """The configuration `text` with a log that tells turns and tools, as JSON on standard error."""
+    logging = {"level": "error", "consoleLevel": "debug", "consoleStyle": "json"}
+    return json.dumps({**json.loads(text), "logging": logging}, indent=2)
+
+
 CHAT = config("openai-completions", f"{MODEL}/openai/v1")
 CONFIG = ".openclaw/openclaw.json"
 
@@ -45,6 +51,14 @@ OPENCLAW = Agent(
     cases=[
         Case("success", LOCAL, [work("work")], "write a file, run a command, say so"),
         Case("resumed", LOCAL, [work("work")], "a second prompt to the session of `success`", continues="success"),
+        Case("logged", LOCAL, [work("work")], "the same with its log", home={CONFIG: logged(CHAT)}),
+        Case(
+            "logged-failed",
+            LOCAL,
+            [{"name": "work", "turns": [work("work")["turns"][0], {"error": {"kind": "authentication"}}]}],
+            "401 in turn 2, with its log",
+            home={CONFIG: logged(CHAT)},
+        ),
         Case(
             "success-anthropic",
             LOCAL,

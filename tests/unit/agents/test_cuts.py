@@ -14,12 +14,19 @@ from cloudclaw.agents.parser import STDERR, STDOUT, SYSTEM, StreamParser
 from cloudclaw.agents.registry import parser_for
 from tests.support.transcripts import RECORDINGS, cases, fold, parse, parse_cut, recorded
 
-AGENTS = ("claude-code", "codex", "gemini")
+AGENTS = ("claude-code", "codex", "gemini", "openclaw")
 ALL = [(agent, case) for agent in AGENTS for case in cases(agent)]
 
 
 def maker(agent: str) -> type[StreamParser]:
     return type(parser_for(agent))
+
+
+def objects(agent: str) -> list[object]:
+    """What it writes: one object a line, or one document."""
+    written = recorded(agent, "success")[1][1]
+    lines = [line for line in written.splitlines() if line.startswith(b"{")]
+    return [json.loads(written)] if lines == [b"{"] else [json.loads(line) for line in lines]
 
 
 def test_every_agent_has_recordings() -> None:
@@ -62,7 +69,7 @@ _values = st.recursive(
 @given(data=st.data())
 @settings(max_examples=120, deadline=None)
 def test_lines_whose_fields_are_not_what_they_should_be_raise_nothing(agent: str, data: st.DataObject) -> None:
-    lines = [json.loads(line) for line in recorded(agent, "success")[1][1].splitlines() if line.startswith(b"{")]
+    lines = objects(agent)
     parser = maker(agent)()
     events = []
     for line in data.draw(st.lists(st.sampled_from(lines), min_size=1, max_size=4)):

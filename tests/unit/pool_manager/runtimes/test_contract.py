@@ -9,6 +9,7 @@ from cloudclaw_pool_manager.runtimes.claude_code import ClaudeCode
 from cloudclaw_pool_manager.runtimes.codex import Codex
 from cloudclaw_pool_manager.runtimes.command import CommandRuntime
 from cloudclaw_pool_manager.runtimes.gemini import Gemini
+from cloudclaw_pool_manager.runtimes.openclaw import OpenClaw
 from cloudclaw_pool_manager.testing.runtimes import AgentContract, RuntimeContract
 from tests.support.transcripts import RECORDINGS
 
@@ -96,3 +97,33 @@ class TestGemini(AgentContract):
 
     def adapter(self, **options: Any) -> AgentAdapter:
         return Gemini(**options)
+
+
+class TestOpenClaw(AgentContract):
+    recordings = RECORDINGS / "openclaw"
+    good_version = "OpenClaw 9999.1.1 (0123abc)"
+    expected: ClassVar = {
+        "success": "COMPLETED",
+        "success-anthropic": "COMPLETED",
+        "resumed": "COMPLETED",
+        "resumed-after-kill": "COMPLETED",
+        "logged": "COMPLETED",
+        "exec": "COMPLETED",
+        "authentication": "MODEL_AUTHENTICATION",
+        "billing": "MODEL_AUTHENTICATION",
+        "logged-failed": "MODEL_AUTHENTICATION",
+        "exec-failed": "MODEL_AUTHENTICATION",
+        "rate-limit": "MODEL_RATE_LIMIT",
+        "server-error": "MODEL_FAILED",
+        "invalid-request": "MODEL_FAILED",
+        "not-found": "MODEL_NOT_FOUND",
+        "context-too-long": "MODEL_CONTEXT",
+        "bad-flag": "BAD_CONFIGURATION",
+        "bad-config": "BAD_CONFIGURATION",
+        "sigterm": "KILLED_BY_SIGNAL",
+        "sigint": "KILLED_BY_SIGNAL",
+        "killed": "KILLED_BY_SIGNAL",
+    }
+
+    def adapter(self, **options: Any) -> AgentAdapter:
+        return OpenClaw(**options)
