@@ -30,6 +30,8 @@ def main() -> int:
             victims = [fleet.show(tenants, fleet.source_tree(Path(folder)), stack, ready)]
             if agents:
                 victims.append(agent.show(tenants[0], stack, ready))
+            for tenant in tenants:
+                tenant.client.close()
         left = [pid for victim in victims for pid in victim.pids if alive(pid)]
     say(f"Stopped. Nothing is left running. {time.monotonic() - started:.0f} s in all")
     if left:

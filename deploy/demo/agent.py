@@ -58,7 +58,7 @@ def show(tenant: Tenant, stack: Path, ready: dict[str, Any]) -> Victim:
     wait_until(lambda: model.served(KILLED_IN) >= 1, events, "its model was asked for the turn in which its node dies")
     # Checkpoints follow the agent's turns by themselves; one that is answered is one to count on.
     tenant.claw("checkpoint", task)
-    victim = Victim(tenant.json("get", task)[0]["attempts"][-1]["node"], tenant, stack, ready)
+    victim = Victim(tenant.get(task)["attempts"][-1]["node"], stack, ready)
     wait_until(lambda: model.served(KILLED_IN, gone=True) >= 1, events, "the model saw that who had asked is gone")
     model.release()
     say("It goes on elsewhere, with its files and its conversation")
@@ -120,14 +120,14 @@ class Model:
 
 def check(tenant: Tenant, task: str, model: Model, victim: Victim) -> None:
     """What came of it, and the proof that it went on where it was."""
-    result = tenant.json("result", task)[0]
+    result = tenant.result(task)
     attempts = result["attempts"]
     asked = model.turns()
     answered = [entry["turn"] for entry in asked if entry["bytes_sent"] and not entry["client_gone"]]
     resumed = asked[-(TURNS - KILLED_IN)] if len(asked) >= TURNS - KILLED_IN else {"body": {"messages": []}}
     known = tool_calls(resumed["body"])
     changed = {file["path"] for file in result["changed_files"]}
-    log = tenant.claw("logs", task, quiet=True)
+    log = tenant.log(task)
     say("What came of it")
     for line in tenant.claw("result", task).splitlines():
         print(f"  │ {line}")

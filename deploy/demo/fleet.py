@@ -20,7 +20,7 @@ n=0
 for f in $(find src/cloudclaw/cloudclaw/coordination src/supervisor -name '*.py' | sort); do
   python3 -m py_compile "$f" || exit 1
   n=$((n+1)); echo "attempt $CLAW_ATTEMPT: compiled $n: $f"
-  sleep 0.05
+  sleep 0.1
 done
 echo "$n files" > compiled.txt
 """
@@ -50,6 +50,11 @@ def show(tenants: list[Tenant], tree: Path, stack: Path, ready: dict[str, Any]) 
     show_results(tasks)
     if failed:
         raise SystemExit(f"something went wrong: failed tasks {failed}")
+    if [attempt["state"] for attempt in tasks[0].get()["attempts"]] != [
+        "ATTEMPT_STATE_LOST",
+        "ATTEMPT_STATE_SUCCEEDED",
+    ]:
+        raise SystemExit("something went wrong: the kill did not hit the first task at work")
     return victim
 
 
@@ -61,7 +66,7 @@ class Task:
 
     def get(self) -> dict[str, Any]:
         """The task as it is now."""
-        return self.tenant.json("get", self.id)[0]
+        return self.tenant.get(self.id)
 
 
 class Timeline:
@@ -89,7 +94,7 @@ class Timeline:
     def _wait_until_it_sees(self, tenant: Tenant) -> None:
         """Submit tasks of no importance until the watch shows one: from then on it misses nothing."""
         for _ in range(10):
-            probe = tenant.claw("submit", "--", "true", quiet=True).split()[0]
+            probe = tenant.client.submit(["true"]).task_id
             self.hidden.add(probe)
             with contextlib.suppress(queue.Empty):
                 while self.changes.get(timeout=2)["task_id"] not in self.hidden:
@@ -161,7 +166,7 @@ def kill_a_node(task: Task, stack: Path, ready: dict[str, Any], timeline: Timeli
             if "compiled 8:" in line:
                 break
         tail.terminate()
-    victim = Victim(task.get()["attempts"][-1]["node"], task.tenant, stack, ready)
+    victim = Victim(task.get()["attempts"][-1]["node"], stack, ready)
     timeline.note(f"*** {victim.node} is killed with -9: its pool-manager, its gateway and all its slots")
     return victim
 
@@ -187,13 +192,13 @@ def show_results(tasks: list[Task]) -> None:
     """The end of each log, and the results."""
     say("Results: one for each task")
     for task in tasks:
-        result = task.tenant.json("result", task.id)[0]
+        result = task.tenant.result(task.id)
         attempts = result.get("attempts", [])
         print(
             f"  {task.tenant.name}/{task.what}: {result['state'].removeprefix('TASK_STATE_')}, exit code "
             f"{result.get('exit_code', '-')}, attempts {len(attempts)}"
         )
-        log = task.tenant.claw("logs", task.id, "--attempt", str(len(attempts)), quiet=True)
+        log = task.tenant.log(task.id, len(attempts))
         for line in log.rstrip().splitlines()[-2:]:
             print(f"  │ {line}")
     tenant = tasks[0].tenant

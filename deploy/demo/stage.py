@@ -13,9 +13,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.json_format import MessageToDict
+
+from cloudclaw.client import Client
+
+# What forks here is exec'd at once, and gRPC has nothing to say about it.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 ROOT = Path(__file__).resolve().parents[2]
 CLAW = [sys.executable, "-m", "cloudclaw.cli"]
-QUIET = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LANG": "C.UTF-8"}
+QUIET = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "LANG": "C.UTF-8", "GRPC_ENABLE_FORK_SUPPORT": "0"}
 COLOURED = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
@@ -29,21 +35,33 @@ class Tenant:
             "CLAW_ENDPOINT": ready["endpoints"]["scheduler"],
             "CLAW_WORKSPACE_ENDPOINT": ready["endpoints"]["workspace"],
         }
-        token = self.claw("token", "create", "--tenant", name, "--key", str(stack / "keys" / "dev.key"))
-        self.env["CLAW_TOKEN"] = token.strip()
+        token = self.claw("token", "create", "--tenant", name, "--key", str(stack / "keys" / "dev.key")).strip()
+        self.env["CLAW_TOKEN"] = token
+        # For what the demo itself wants to know; a command takes a moment to start.
+        self.client = Client(ready["endpoints"]["scheduler"], token)
 
-    def claw(self, *arguments: str, quiet: bool = False) -> str:
+    def claw(self, *arguments: str) -> str:
         """Run `claw`, show the command, and answer what it printed. Ends the demo when it fails."""
-        if not quiet:
-            show_command(self.name, arguments)
+        show_command(self.name, arguments)
         done = subprocess.run([*CLAW, *arguments], env=self.env, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"claw {' '.join(arguments[:3])} … failed with {done.returncode}: {done.stderr}")
         return done.stdout
 
-    def json(self, *arguments: str) -> list[dict[str, Any]]:
-        """Run `claw … --output json`; one object a line."""
-        return [json.loads(line) for line in self.claw(*arguments, "--output", "json", quiet=True).splitlines()]
+    def get(self, task: str) -> dict[str, Any]:
+        """The task as it is now, as `claw get --output json` has it."""
+        return MessageToDict(self.client.get(task), preserving_proto_field_name=True)
+
+    def result(self, task: str) -> dict[str, Any]:
+        """How it ended, as `claw result --output json` has it."""
+        return MessageToDict(
+            self.client.result(task), preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+        )
+
+    def log(self, task: str, attempt: int = 0) -> str:
+        """What it wrote, as `claw logs` prints it."""
+        pieces = self.client.tail(task, attempt=attempt, follow=False)
+        return b"".join(piece.chunk.data for piece in pieces).decode(errors="replace")
 
     def submit(self, *arguments: str) -> str:
         """Submit a task; answers its id."""
@@ -53,14 +71,10 @@ class Tenant:
 class Victim:
     """A node that is killed: its name, its processes, and when."""
 
-    def __init__(self, node: str, tenant: Tenant, stack: Path, ready: dict[str, Any]) -> None:
+    def __init__(self, node: str, stack: Path, ready: dict[str, Any]) -> None:
         """Kill the node: the manager, the gateway and every slot, at once."""
-        operator = {**tenant.env, "CLAW_TOKEN": ready["operator_token"]}
-        listed = subprocess.run(
-            [*CLAW, "pool", "slots", "--endpoint", ready["endpoints"][f"pool-manager@{node}"], "--output", "json"],
-            env=operator, capture_output=True, text=True, check=True,
-        ).stdout  # fmt: skip
-        slots = [json.loads(line)["pid"] for line in listed.splitlines()]
+        with Client(ready["endpoints"]["scheduler"], ready["operator_token"]) as operator:
+            slots = [slot.pid for slot in operator.slots(ready["endpoints"][f"pool-manager@{node}"])]
         services = [int((stack / "run" / f"{name}@{node}.pid").read_text()) for name in ("pool-manager", "gateway")]
         self.node, self.pids = node, [*services, *slots]
         self.time = time.monotonic()
