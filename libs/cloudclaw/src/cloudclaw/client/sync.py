@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 
 from cloudclaw.client.client import DEFAULT_PATIENCE, AsyncClient
+from cloudclaw.client.pool import Pool
 from cloudclaw.config import ClientTls
 from cloudclaw.rpc.channel import Token
 from cloudclaw.v1 import pool_manager_pb2, scheduler_pb2, task_pb2, workspace_pb2
@@ -204,15 +205,23 @@ class Client:
 
     def slots(self, node_endpoint: str, pool: str = "") -> Iterator[pool_manager_pb2.Slot]:
         """The slots of one node, for operators."""
-        return self._loop.iterate(self._client.pool(node_endpoint).slots(pool))
+        return self._loop.iterate(self._pool(node_endpoint).slots(pool))
 
     def drain(self, node_endpoint: str, *, hand_over: bool = False) -> int:
         """Let a node take no new work; answers how many attempts still run."""
-        return self._loop.run(self._client.pool(node_endpoint).drain(hand_over=hand_over))
+        return self._loop.run(self._pool(node_endpoint).drain(hand_over=hand_over))
 
     def undrain(self, node_endpoint: str) -> None:
         """Let a node take work again."""
-        self._loop.run(self._client.pool(node_endpoint).undrain())
+        self._loop.run(self._pool(node_endpoint).undrain())
+
+    def _pool(self, node_endpoint: str) -> Pool:
+        """The node's service; made in the loop, to which its connection belongs."""
+
+        async def make() -> Pool:
+            return self._client.pool(node_endpoint)
+
+        return self._loop.run(make())
 
     def close(self) -> None:
         """Close the connections and end the thread."""
