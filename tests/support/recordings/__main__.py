@@ -12,11 +12,11 @@ from pathlib import Path
 
 from cloudclaw.testing.scripted_model import ScriptedModel
 from tests.support.recordings.case import Agent, Case
-from tests.support.recordings.claude import CLAUDE
-from tests.support.recordings.codex import CODEX
-from tests.support.recordings.gemini import GEMINI
-from tests.support.recordings.openclaw import OPENCLAW
-from tests.support.recordings.opencode import OPENCODE
+from tests.support.recordings.claude_cases import CLAUDE
+from tests.support.recordings.codex_cases import CODEX
+from tests.support.recordings.gemini_cases import GEMINI
+from tests.support.recordings.openclaw_cases import OPENCLAW
+from tests.support.recordings.opencode_cases import OPENCODE
 from tests.support.recordings.sandbox import PORT, Sandbox, signal_agent
 
 AGENTS = [CLAUDE, OPENCODE, OPENCLAW, CODEX, GEMINI]
