@@ -10,6 +10,7 @@ from cloudclaw_pool_manager.runtimes.codex import Codex
 from cloudclaw_pool_manager.runtimes.command import CommandRuntime
 from cloudclaw_pool_manager.runtimes.gemini import Gemini
 from cloudclaw_pool_manager.runtimes.openclaw import OpenClaw
+from cloudclaw_pool_manager.runtimes.opencode import OpenCode
 from cloudclaw_pool_manager.testing.runtimes import AgentContract, RuntimeContract
 from tests.support.transcripts import RECORDINGS
 
@@ -127,3 +128,36 @@ class TestOpenClaw(AgentContract):
 
     def adapter(self, **options: Any) -> AgentAdapter:
         return OpenClaw(**options)
+
+
+class TestOpenCode(AgentContract):
+    recordings = RECORDINGS / "opencode"
+    session = "ses_ddde08844ffepf1ejwnEdxjAb0"
+    expected: ClassVar = {
+        "success": "COMPLETED",
+        "success-anthropic": "COMPLETED",
+        "resumed": "COMPLETED",
+        "resumed-after-kill": "COMPLETED",
+        "retried": "COMPLETED",
+        "authentication": "MODEL_AUTHENTICATION",
+        "permission": "MODEL_AUTHENTICATION",
+        "billing": "MODEL_AUTHENTICATION",
+        "rate-limit": "MODEL_RATE_LIMIT",
+        "overloaded": "MODEL_OVERLOADED",
+        "server-error": "MODEL_FAILED",
+        "invalid-request": "MODEL_FAILED",
+        "context-too-long": "MODEL_CONTEXT",
+        "compacted": "MODEL_CONTEXT",
+        "not-found": "MODEL_NOT_FOUND",
+        "refused-connection": "MODEL_UNREACHABLE",
+        "permission-denied": "PERMISSION_DENIED",
+        "bad-flag": "BAD_CONFIGURATION",
+        "bad-config": "BAD_CONFIGURATION",
+        "unknown-session": "BAD_CONFIGURATION",
+        "killed": "KILLED_BY_SIGNAL",
+        "killed-in-a-loop": "KILLED_BY_SIGNAL",
+        "sigterm": "KILLED_BY_SIGNAL",
+    }
+
+    def adapter(self, **options: Any) -> AgentAdapter:
+        return OpenCode(**options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from cloudclaw.agents.parser import JsonLines, Memory
 
 STDERR_KEPT: Final = 4096
 """Bytes of standard error that are remembered, the last ones."""
+_COLOURS: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 MAX_CALLS: Final = 4096
 """Tool calls without a result that are remembered."""
 
@@ -95,7 +97,7 @@ class AgentParser(JsonLines):
 
 def last_words(stderr: bytes, lines: int = 3) -> str:
     """The last lines that say something."""
-    text = stderr.decode(errors="replace")
+    text = _COLOURS.sub("", stderr.decode(errors="replace"))
     said = [line.strip() for line in text.splitlines() if line.strip()]
     return cut(" / ".join(said[-lines:]), 1000)
 

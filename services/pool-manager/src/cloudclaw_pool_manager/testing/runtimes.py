@@ -142,7 +142,8 @@ class AgentContract(RuntimeContract):
     """For every `AgentAdapter`."""
 
     recordings: ClassVar[Path | None] = None
-    """A folder of `NAME.stdout`, `NAME.stderr`, `NAME.json` (with the exit `code`); `success` among them."""
+    """A folder of `NAME.stdout`, `NAME.stderr`, `NAME.json` (with the exit `code`, null for one that had to be
+    killed); `success` among them."""
     expected: ClassVar[dict[str, str]] = {"success": "COMPLETED"}
     """What the recordings by these names end with."""
     good_version: ClassVar[str] = "999.0.0"

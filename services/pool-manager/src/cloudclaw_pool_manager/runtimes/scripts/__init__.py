@@ -13,6 +13,8 @@ def _read(name: str) -> str:
 
 CLAUDE_SPARE: Final = _read("claude_spare.sh")
 """Keeps a Claude Code process waiting for its task."""
+OPENCODE_DRIVER: Final = _read("opencode_driver.py")
+"""Speaks for `opencode serve` in lines of JSON."""
 
 
 def shell(script: str, *arguments: str) -> tuple[str, ...]:

@@ -1,0 +1,160 @@
+"""What every real agent does in a slot, against a scripted model; a subclass for each agent names its adapter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any, ClassVar
+
+import pytest
+
+from cloudclaw_pool_manager.domain.attempt import KillReason
+from cloudclaw_pool_manager.ports.runtime import AgentAdapter, Input
+from tests.support import slots
+from tests.support.agent_rig import LIMITS, WORK, AgentRig, agent_rig, answers, asked, failing, playing, scenario
+
+ERRORS = {
+    "authentication": ("MODEL_AUTHENTICATION", False),
+    "rate_limit": ("MODEL_RATE_LIMIT", True),
+    "overloaded": ("MODEL_OVERLOADED", True),
+    "context_too_long": ("MODEL_CONTEXT", False),
+    "not_found": ("MODEL_NOT_FOUND", False),
+    "server_error": ("MODEL_FAILED", True),
+    "invalid_request": ("MODEL_FAILED", False),
+}
+
+
+class AgentBehaviour:
+    """Tests of one agent.
+
+    Attributes:
+        program: its binary.
+        errors: reason and whether it is worth another attempt, by the model's error.
+        most_requests: that it sends before it gives a failing model up.
+        session_files: where its sessions are, below the tree; the second tool's result is in them after its turn.
+        own_limit: it ends by itself at a limit of turns.
+    """
+
+    program: ClassVar[str]
+    errors: ClassVar[dict[str, tuple[str, bool]]] = ERRORS
+    most_requests: ClassVar[int] = 6
+    session_files: ClassVar[str]
+    stored: ClassVar[tuple[bytes, int]]
+
+    def adapter(self, rig: AgentRig, **options: Any) -> AgentAdapter:
+        raise NotImplementedError
+
+    @pytest.fixture
+    async def rig(self) -> AsyncIterator[AgentRig]:
+        async with agent_rig(self.program) as made:
+            yield made
+
+    async def test_a_task_is_done_by_turns(self, rig: AgentRig) -> None:
+        async with playing(rig, WORK) as model:
+            run, verdict = await rig.run(self.adapter(rig))
+        assert verdict.succeeded, run.text
+        assert verdict.final_message == "The file is written."
+        assert (run.tree / "workspace/hello.txt").read_bytes().rstrip() == b"hello"
+        assert (run.tree / "workspace/turns.txt").read_text() == "task task-1\n"
+        assert run.transcript.turns == 3
+        assert run.transcript.usage is not None
+        assert (run.transcript.usage.input_tokens or 0) > 0
+        assert (run.transcript.usage.output_tokens or 0) > 0
+        assert verdict.session_id
+        assert len(asked(model)) == 3
+
+    async def test_its_probe_tells_the_version(self, rig: AgentRig) -> None:
+        adapter = self.adapter(rig)
+        run = await rig.start(adapter, rig.request(), launch=adapter.probe())
+        await run.ended()
+        assert run.exit is not None
+        assert adapter.version(run.exit, run.text.partition("\n")[2], "")
+
+    async def test_a_models_error_is_told_by_kind(self, rig: AgentRig) -> None:
+        for kind, (reason, retryable) in self.errors.items():
+            async with playing(rig, failing(kind)) as model:
+                run, verdict = await rig.run(self.adapter(rig))
+            assert (verdict.reason, verdict.retryable) == (reason, retryable), f"{kind}: {verdict}\n{run.text[-2000:]}"
+            assert len(asked(model)) <= self.most_requests, f"{kind}: it retries for a little while only"
+
+    async def test_an_endpoint_that_is_not_there_is_unreachable(self, rig: AgentRig) -> None:
+        run, verdict = await rig.run(self.adapter(rig))
+        assert (verdict.reason, verdict.retryable) == ("MODEL_UNREACHABLE", True), run.text
+
+    async def test_a_session_that_is_not_there_is_a_bad_configuration(self, rig: AgentRig) -> None:
+        async with playing(rig, WORK):
+            _, verdict = await rig.run(self.adapter(rig), session_id=self.unknown_session)
+        assert (verdict.reason, verdict.retryable) == ("BAD_CONFIGURATION", False), verdict
+
+    unknown_session: ClassVar[str] = "11111111-2222-4333-8444-555555555555"
+
+    async def test_after_a_kill_the_session_goes_on_from_a_copy(self, rig: AgentRig) -> None:
+        adapter = self.adapter(rig)
+        script = scenario(*WORK["scenarios"][0]["turns"][:2], {"text": "The file is written.", "hold": "last"})
+        async with playing(rig, script) as model:
+            first = await rig.start(adapter, rig.request())
+            await model.wait_for(lambda requests: any(one["turn"] == 2 for one in requests), 120)
+            await first.wrote(self.session_files, *self.stored)
+            await first.kill()
+            await model.release("last")
+            before = len(model.requests)
+            request = rig.request(session_id=self.session_of(first), resumes=True)
+            run = await rig.start(adapter, request, tree=rig.copy(first.tree))
+            verdict = await run.ended()
+            assert verdict.succeeded, run.text
+            assert verdict.session_id == self.session_of(first)
+            bodies = [json.dumps(one["body"]) for one in model.requests[before:]]
+            last = next(body for body in reversed(bodies) if "interrupted and goes on" in body)
+        assert "Write hello.txt, please." in last
+        assert "I write the file." in last
+        assert (run.tree / "workspace/turns.txt").read_text() == "task task-1\n", "no turn was run twice"
+        assert run.transcript.turns == 1, "of this attempt alone"
+
+    def session_of(self, run: Any) -> str:
+        """The session of an attempt that was killed."""
+        session: str = run.transcript.session_id
+        return session
+
+    async def test_messages_that_waited_are_answered_with_the_prompt(self, rig: AgentRig) -> None:
+        async with playing(rig, scenario({"text": "Yes to both."})) as model:
+            run, verdict = await rig.run(self.adapter(rig), inputs=(Input(1, "m1", "And paint it."),))
+        assert verdict.final_message == "Yes to both."
+        assert run.transcript.inputs == 1
+        assert len(asked(model)) == 1
+
+    async def test_a_term_signal_is_no_success(self, rig: AgentRig) -> None:
+        async with playing(rig, scenario({"hang": "before"})) as model:
+            run = await rig.start(self.adapter(rig), rig.request())
+            await model.wait_for(lambda requests: bool(asked(model)), 120)
+            await rig.slot.stop(run.attempt.uid, KillReason.CANCELED, 5)
+            verdict = await run.ended()
+        assert not verdict.succeeded
+        assert not any(finished.ok for finished in answers(run))
+
+
+class TalksWhileItRuns:
+    """Tests of agents that take input."""
+
+    async def test_a_conversation_answers_each_message_and_ends_when_its_input_does(self, rig: AgentRig) -> None:
+        adapter = self.adapter(rig)  # type: ignore[attr-defined]
+        async with playing(rig, WORK) as model:
+            run = await rig.start(adapter, rig.request(conversation=True))
+            await run.until(lambda transcript: transcript.answered)
+            await run.say("[[scenario:work]] And once more.", 1)
+            seen = await run.until(lambda transcript: transcript.answered and transcript.told == 1)
+            assert seen.inputs == 1
+            verdict = await run.close()
+            assert verdict.succeeded, run.text
+            assert len(answers(run)) == 2
+            assert run.transcript.turns == 6
+            assert "And once more." in json.dumps(asked(model)[-1]["body"])
+
+
+async def warmed(rig: AgentRig, adapter: AgentAdapter) -> None:
+    """An agent waits in the rig's slot."""
+    warmth = adapter.warmth()
+    assert warmth is not None
+    await rig.slot.warm(warmth.launch, LIMITS, warmth.ready)
+    status = await slots.until(rig.slot, lambda status: status.warm not in ("", "warming"), 60)
+    assert status.warm == "ready", status.warm
+    assert (await rig.slot.usage("")).memory_bytes < warmth.memory_bytes
