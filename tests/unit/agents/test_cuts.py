@@ -14,7 +14,7 @@ from cloudclaw.agents.parser import STDERR, STDOUT, SYSTEM, StreamParser
 from cloudclaw.agents.registry import parser_for
 from tests.support.transcripts import RECORDINGS, cases, fold, parse, parse_cut, recorded
 
-AGENTS = ("claude-code", "codex", "gemini", "openclaw")
+AGENTS = ("claude-code", "codex", "gemini", "openclaw", "opencode")
 ALL = [(agent, case) for agent in AGENTS for case in cases(agent)]
 
 

@@ -87,7 +87,7 @@ def test_a_broken_backend_is_named() -> None:
 
 
 def test_one_that_is_not_installed_is_named_with_those_that_are() -> None:
-    with pytest.raises(PreconditionError, match=r"no runtime 'opencode'; installed are .*command"):
-        load_runtimes(["opencode"])
+    with pytest.raises(PreconditionError, match=r"no runtime 'no-such-agent'; installed are .*command"):
+        load_runtimes(["no-such-agent"])
     with pytest.raises(PreconditionError, match="no backend 'firecracker'"):
         load_backend("firecracker")
