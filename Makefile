@@ -9,7 +9,7 @@ BIN := .venv/bin
 STATE := $(or $(XDG_STATE_HOME),$(HOME)/.local/state)/cloudclaw
 PYTEST_ARGS ?=
 
-.PHONY: help setup protos lint types test demo up down bench fmt clean
+.PHONY: help setup protos lint types test demo up down bench images fmt clean
 
 help: ## Show this list
 	@echo "CloudClaw. Start with 'make demo'; it sets up everything it needs, and says what."
@@ -53,6 +53,10 @@ down: ## Stop that stack; its state stays
 bench: ## Measure against the budgets, in one run and as ratios
 	@deploy/setup.sh
 	@$(BIN)/python -m tests.bench
+
+images: ## Build the container images (BASE=IMAGE sets their base; see deploy/README.md)
+	@deploy/setup.sh docker
+	@deploy/images/engine.sh deploy/images/build.sh
 
 fmt: ## Format the sources and fix what ruff can
 	@deploy/setup.sh --python

@@ -50,7 +50,8 @@ build() { # name, folder of the context, hash of the inputs, further arguments o
   tag=cloudclaw/$name:$inputs
   if ! has "$tag"; then
     say "building $tag"
-    docker build --quiet --tag "$tag" "$@" "$context" >/dev/null
+    local log # of interest only when it fails
+    log=$(docker build --tag "$tag" "$@" "$context" 2>&1) || { printf '%s\n' "$log" >&2; return 1; }
   fi
   docker tag "$tag" "cloudclaw/$name:latest"
   echo "$tag"
@@ -66,6 +67,61 @@ build_slot() {
   build slot deploy/images/slot "$( { echo "$base_image"; files deploy/images/slot; } | hash_of)" "${arguments[@]}"
 }
 
+build_agents() { # the agents alone; those that are installed here, when they are
+  local prefix hash tag
+  prefix=$(deploy/agents/install.sh --where)
+  hash=${prefix##*/}
+  tag=cloudclaw/agents:$hash
+  if ! has "$tag"; then
+    if [ -d "$prefix" ]; then
+      say "importing $prefix as $tag (2 GB)"
+      tar -C "$prefix" --owner=0 --group=0 --transform 's,^\.,usr/local/lib/cloudclaw/agents,S' -c . |
+        docker import - "$tag" >/dev/null
+    else
+      build agents deploy/agents "$hash" --file deploy/images/agents/Dockerfile >/dev/null
+    fi
+  fi
+  echo "$tag"
+}
+
+build_agent() {
+  local slot agents
+  slot=$(build_slot)
+  agents=$(build_agents)
+  build agent deploy/images/agent "$( { echo "$slot $agents"; files deploy/images/agent; } | hash_of)" \
+    --build-arg "BASE=$slot" --build-arg "AGENTS=$agents"
+}
+
+build_service() { # name
+  local name=$1 hash context uv arguments
+  hash=$( { echo "$base_image"; files uv.lock pyproject.toml "deploy/images/$name" libs "services/$name"; } | hash_of)
+  context=
+  if ! has "cloudclaw/$name:$hash"; then
+    uv=$(command -v uv || echo "${XDG_CACHE_HOME:-$HOME/.cache}/cloudclaw/uv/bin/uv")
+    context=$(mktemp -d "${TMPDIR:-/tmp}/cloudclaw-image-XXXXXX")
+    cp "deploy/images/$name/Dockerfile" "$context"
+    "$uv" export --quiet --frozen --no-dev --no-emit-workspace --package "cloudclaw-$name" >"$context/requirements.txt"
+    local package
+    for package in $(needs "$name"); do
+      "$uv" build --quiet --wheel --package "$package" --out-dir "$context/wheels"
+    done
+    mapfile -t arguments < <(with_base)
+    if [[ $base_image == cloudclaw/base:* ]]; then
+      # Containers of such a place reach no index; this host's pip does.
+      python3 -m pip download --quiet --disable-pip-version-check --only-binary=:all: --python-version 3.11 \
+        --dest "$context/wheels" --requirement "$context/requirements.txt" >&2
+      arguments+=(--build-arg PIP_NO_INDEX=1)
+    fi
+  fi
+  build "$name" "$context" "$hash" "${arguments[@]}"
+  rm -rf "$context"
+}
+
+needs() { # name of a service; prints the packages of this repository that it is made of
+  echo "cloudclaw cloudclaw-$1"
+  if [ "$1" = pool-manager ]; then echo cloudclaw-supervisor; fi
+}
+
 command -v docker >/dev/null || fail "docker is missing: run deploy/setup.sh"
 docker version >/dev/null 2>&1 || fail "no Docker engine answers at ${DOCKER_HOST:-the default socket}"
 base_image=$(base)
@@ -74,6 +130,8 @@ if [ ${#wanted[@]} -eq 0 ]; then wanted=(slot agent scheduler workspace pool-man
 for image in "${wanted[@]}"; do
   case $image in
     slot) build_slot ;;
+    agent) build_agent ;;
+    scheduler | workspace | pool-manager | gateway) build_service "$image" ;;
     *) fail "there is no image $image" ;;
   esac
 done

@@ -7,10 +7,34 @@ import asyncio
 import tempfile
 from pathlib import Path
 
-from tests.bench import freeze, gateway, history, latency, logs, memory, queue, recovery, snapshots, throughput
+from tests.bench import (
+    backends,
+    freeze,
+    gateway,
+    history,
+    latency,
+    logs,
+    memory,
+    queue,
+    recovery,
+    snapshots,
+    throughput,
+)
 from tests.bench.report import Row, show
 
-PARTS = ("latency", "logs", "throughput", "memory", "snapshots", "freeze", "gateway", "recovery", "queue", "history")
+PARTS = (
+    "latency",
+    "logs",
+    "throughput",
+    "memory",
+    "snapshots",
+    "freeze",
+    "backends",
+    "gateway",
+    "recovery",
+    "queue",
+    "history",
+)
 
 
 async def run(parts: list[str], queued: int, finished: int, rows: list[Row]) -> None:
@@ -22,6 +46,7 @@ async def run(parts: list[str], queued: int, finished: int, rows: list[Row]) -> 
         "memory": memory,
         "snapshots": snapshots,
         "freeze": freeze,
+        "backends": backends,
         "gateway": gateway,
         "recovery": recovery,
     }

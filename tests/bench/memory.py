@@ -17,11 +17,11 @@ async def measure(directory: Path) -> list[Row]:
         tenant = stack.tenant("bench")
         for _ in range(8):
             await tenant.wait(await tenant.submit("true"))
-        rows = [Row(f"idle {name}, resident", _sum([stack.pid(name)], "Rss"), "MiB", budget=80) for name in SERVICES]
+        rows = [Row(f"idle {name}, resident", rollup([stack.pid(name)], "Rss"), "MiB", budget=80) for name in SERVICES]
         slots = [slot.pid for slot in await stack.slots("node-1")]
         trees = [[pid, *_descendants(pid)] for pid in slots]
-        resident = sum(_sum([pid], "Rss") for pid in slots) / len(slots)
-        proportional = sum(_sum(tree, "Pss") for tree in trees) / len(trees)
+        resident = sum(rollup([pid], "Rss") for pid in slots) / len(slots)
+        proportional = sum(rollup(tree, "Pss") for tree in trees) / len(trees)
         rows.append(Row("idle slot: its supervisor, resident", resident, "MiB", budget=15))
         rows.append(
             Row("idle slot with its waiting sandbox, proportional", proportional, "MiB", budget=15, note="4 slots")
@@ -31,10 +31,10 @@ async def measure(directory: Path) -> list[Row]:
 
 def resident(pid: int) -> float:
     """MiB that the process holds."""
-    return _sum([pid], "Rss")
+    return rollup([pid], "Rss")
 
 
-def _sum(pids: list[int], field: str) -> float:
+def rollup(pids: list[int], field: str) -> float:
     """MiB of `field` in `smaps_rollup`, over all of `pids`."""
     total = 0
     for pid in pids:
