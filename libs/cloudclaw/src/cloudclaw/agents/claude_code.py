@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from cloudclaw.agents.events import (
+    MOST,
     AnyEvent,
     ErrorKind,
     Message,
@@ -20,7 +21,7 @@ from cloudclaw.agents.events import (
 )
 from cloudclaw.agents.kinds import kind_of
 from cloudclaw.agents.parser import Memory
-from cloudclaw.agents.reading import AgentMemory, AgentParser, as_json, as_text, brief, count, money
+from cloudclaw.agents.reading import AgentMemory, AgentParser, as_json, as_text, brief, count, few, money
 
 _SYNTHETIC: Final = "<synthetic>"
 """The model of messages that the agent wrote itself, to say that a request failed."""
@@ -90,7 +91,7 @@ class ClaudeCodeParser(AgentParser):
         if message.get("model") == _SYNTHETIC:
             return []  # `result` says it again, and better
         events: list[AnyEvent] = []
-        for block in message["content"]:
+        for block in few(message["content"]):
             match block:
                 case {"type": "text", "text": str(text)} if text and not below:
                     self.memory.text, self.memory.ended = cut(text), False
@@ -112,7 +113,7 @@ class ClaudeCodeParser(AgentParser):
         names = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
         new = [count(usage.get(name)) or 0 for name in names]
         old = self.memory.asked
-        self.memory.asked = (old[0] + new[0], old[1] + new[1], old[2] + new[2])
+        self.memory.asked = (min(old[0] + new[0], MOST), min(old[1] + new[1], MOST), min(old[2] + new[2], MOST))
         return [UsageReport(self._sum())]
 
     def _sum(self) -> Usage:
@@ -127,7 +128,7 @@ class ClaudeCodeParser(AgentParser):
             return []
         events: list[AnyEvent] = []
         complete = False
-        for block in content:
+        for block in few(content):
             match block:
                 case {"type": "tool_result", "tool_use_id": str(call)}:
                     call, failed = brief(call), block.get("is_error") is True
@@ -157,7 +158,7 @@ class ClaudeCodeParser(AgentParser):
             return [*events, *self._bad(line, text)]
         denied = line.get("permission_denials")
         if isinstance(denied, list) and denied:
-            tools = ", ".join(dict.fromkeys(str(one.get("tool_name", "?")) for one in denied))
+            tools = ", ".join(dict.fromkeys(brief(one.get("tool_name", "?")) for one in few(denied)))
             return [*events, *self.failed(ErrorKind.PERMISSION, f"it was denied: {tools}", text)]
         return [*events, *self.finished(text)]
 
@@ -165,7 +166,7 @@ class ClaudeCodeParser(AgentParser):
         models = line.get("model_usage_since_last_result")
         if isinstance(models, Mapping):
             used = Usage()
-            for one in models.values():
+            for one in few(models.values()):
                 used = used.plus(
                     Usage(
                         input_tokens=count(one.get("inputTokens")),
@@ -187,7 +188,7 @@ class ClaudeCodeParser(AgentParser):
     def _bad(self, line: Mapping[str, Any], text: str) -> list[AnyEvent]:
         """A `success` that is an error among them: a model that cannot be asked ends so."""
         errors = line.get("errors")
-        said = "; ".join(str(one) for one in errors) if isinstance(errors, list) else ""
+        said = "; ".join(str(one) for one in few(errors)) if isinstance(errors, list) else ""
         said = said or text or str(line.get("terminal_reason") or line.get("subtype") or "it ended with an error")
         kind = _SUBTYPES.get(str(line.get("subtype")))
         status = line.get("api_error_status")

@@ -10,6 +10,10 @@ MAX_TEXT = 64 * 1024
 """Characters of one text in an event; the raw log has the rest."""
 
 
+MOST = 2**60
+"""Of what is counted: sums of lies stay numbers that a message can carry."""
+
+
 class ErrorKind(enum.StrEnum):
     """What went wrong, as far as an agent or its model's endpoint told."""
 
@@ -148,4 +152,4 @@ def cut(text: str, limit: int = MAX_TEXT) -> str:
 def _sum(one: float | None, other: float | None) -> float | None:
     if one is None or other is None:
         return one if other is None else other
-    return one + other
+    return min(one + other, MOST)

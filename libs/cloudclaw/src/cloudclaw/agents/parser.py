@@ -17,6 +17,12 @@ SYSTEM: Final = 3
 
 MAX_LINE: Final = 8 << 20
 """Bytes of one line; a longer one is no event."""
+MAX_PARTS: Final = 200_000
+"""Values of one line, about; one with more is no event: it would cost seconds and a hundred times its size."""
+_FEW: Final = MAX_PARTS
+"""Bytes of a line that cannot have too many values."""
+_LEAST: Final = 8
+"""Bytes of a line that can say anything."""
 MARK: Final = "cloudclaw"
 """The one key of a line by which CloudClaw itself says something in a log's SYSTEM stream."""
 
@@ -63,17 +69,21 @@ class JsonLines:
 
     def __init__(self) -> None:
         self.memory = self.memory_type()
+        # The line that is not complete: joined once, however small its pieces are.
+        self._pieces: list[bytes] = []
+        self._held = 0
 
     def feed(self, stream: int, data: bytes) -> list[AnyEvent]:
         if stream == STDOUT:
-            self.memory.stdout, events = self._lines(self.memory.stdout + data, system=False)
-            return events
+            return self._stdout_lines(data)
         if stream == SYSTEM:
-            self.memory.system, events = self._lines(self.memory.system + data, system=True)
-            return events
+            *lines, rest = (self.memory.system + data).split(b"\n")
+            self.memory.system = rest if len(rest) <= MAX_LINE else b""
+            return [event for line in lines for event in self._line(line, system=True)]
         return self.on_stderr(data)
 
     def close(self) -> list[AnyEvent]:
+        self._join_held()
         events: list[AnyEvent] = []
         if self.memory.stdout and not self.memory.skipping:
             events += self._line(self.memory.stdout, system=False)
@@ -83,6 +93,7 @@ class JsonLines:
         return [*events, *self.on_end()]
 
     def dump(self) -> bytes:
+        self._join_held()
         return msgspec.msgpack.encode(self.memory)
 
     def load(self, state: bytes) -> None:
@@ -90,6 +101,7 @@ class JsonLines:
             self.memory = msgspec.msgpack.decode(state, type=self.memory_type)
         except msgspec.DecodeError as error:
             raise ValueError(f"no state of {type(self).__name__}: {error}") from error
+        self._pieces, self._held = [], 0
 
     def on_object(self, line: Mapping[str, Any]) -> list[AnyEvent]:
         """One object of the agent's. May raise `KeyError`, `TypeError`, `ValueError`, `AttributeError` for one that is
@@ -104,27 +116,55 @@ class JsonLines:
         """The log is over."""
         return []
 
-    def _lines(self, data: bytes, *, system: bool) -> tuple[bytes, list[AnyEvent]]:
+    def _stdout_lines(self, data: bytes) -> list[AnyEvent]:
         *lines, rest = data.split(b"\n")
         events: list[AnyEvent] = []
         for line in lines:
-            if self.memory.skipping and not system:
-                self.memory.skipping = False
-                continue
-            events += self._line(line, system=system)
-        if len(rest) > MAX_LINE:
-            self.memory.skipping = self.memory.skipping or not system
-            rest = b""
-        return rest, events
+            whole = self._line_ended(line)
+            if whole is not None:
+                events += self._line(whole, system=False)
+        self._hold(rest)
+        return events
+
+    def _line_ended(self, end: bytes) -> bytes | None:
+        """The line that ends with `end`; None for one that was too long."""
+        if self.memory.skipping:
+            self.memory.skipping = False
+            return None
+        if not self._pieces and not self.memory.stdout:
+            return end
+        self._pieces.append(end)
+        self._join_held()
+        line, self.memory.stdout = self.memory.stdout, b""
+        return line
+
+    def _hold(self, rest: bytes) -> None:
+        if self.memory.skipping or not rest:
+            return
+        self._pieces.append(rest)
+        self._held += len(rest)
+        if self._held + len(self.memory.stdout) > MAX_LINE:
+            self._pieces, self._held, self.memory.stdout = [], 0, b""
+            self.memory.skipping = True
+
+    def _join_held(self) -> None:
+        if self._pieces:
+            self.memory.stdout = b"".join((self.memory.stdout, *self._pieces))
+            self._pieces, self._held = [], 0
 
     def _line(self, line: bytes, *, system: bool) -> list[AnyEvent]:
-        if not line.lstrip().startswith(b"{") or len(line) > MAX_LINE:
+        if not _LEAST <= len(line) <= MAX_LINE or not line.lstrip().startswith(b"{") or _crowded(line):
             return []
         try:
             value = _clean(json.loads(line)) if b"\\u" in line else json.loads(line)
             return marked(value) if system else self.on_object(value)
         except Exception:  # noqa: BLE001 - hostile input: whatever a line breaks, it breaks for itself alone
             return []
+
+
+def _crowded(line: bytes) -> bool:
+    """It may hold more values than are worth their while."""
+    return len(line) > _FEW and line.count(b",") + line.count(b"[") + line.count(b"{") > MAX_PARTS
 
 
 def _clean(value: Any) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -16,8 +17,10 @@ from cloudclaw.agents.parser import JsonLines, Memory
 STDERR_KEPT: Final = 4096
 """Bytes of standard error that are remembered, the last ones."""
 _COLOURS: Final = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-MAX_CALLS: Final = 4096
+MAX_CALLS: Final = 256
 """Tool calls without a result that are remembered."""
+MAX_ITEMS: Final = 1000
+"""Of a list in one line, as far as they are looked at."""
 
 
 class AgentMemory(Memory):
@@ -107,6 +110,11 @@ def brief(value: Any) -> str:
     return str(value)[:200]
 
 
+def few(items: Iterable[Any]) -> list[Any]:
+    """The first ones: whoever writes a list decides how long it is, and each item costs."""
+    return list(islice(items, MAX_ITEMS))
+
+
 def as_json(value: Any) -> str:
     """Arguments of a tool as JSON text."""
     return cut(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, separators=(",", ":")))
@@ -118,9 +126,11 @@ def as_text(content: Any) -> str:
         return cut(content)
     if isinstance(content, list):
         parts = [
-            str(part["text"]) if isinstance(part, Mapping) and "text" in part else as_json(part) for part in content
+            cut(str(part["text"])) if isinstance(part, Mapping) and "text" in part else as_json(part)
+            for part in few(content)
         ]
-        return cut("\n".join(parts))
+        more = len(content) - len(parts)
+        return cut("\n".join([*parts, f"… ({more} more in the log)"] if more else parts))
     return "" if content is None else as_json(content)
 
 
