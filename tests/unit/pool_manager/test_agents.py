@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from cloudclaw.agents.events import MOST, AnyEvent, Message
+from cloudclaw.agents.parser import SYSTEM, PlainParser
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1 import task_pb2
 from cloudclaw_pool_manager.app.agent import ENDS_WITHIN
 from cloudclaw_pool_manager.app.manager import Behaviour
 from cloudclaw_pool_manager.domain.attempt import KillReason
-from tests.support.fake_agent import Parrot, say
+from cloudclaw_supervisor.frames import MAX_PAYLOAD
+from tests.support.fake_agent import Parrot, ParrotParser, say
 from tests.unit.pool_manager.agents import agents, answer, asked, probed
 from tests.unit.pool_manager.rig import Rig, settle
 
@@ -235,3 +238,56 @@ async def test_a_fenced_agent_leaves_nothing(agent_rig: Rig, fence: str) -> None
     await rig.gone(task)
     assert sandbox.stops == [KillReason.FENCED]
     assert not [report for report in rig.leader.reports if report.uid == task.uid]
+
+
+class Broken(ParrotParser):
+    """A third party's, which fails at what a task prints."""
+
+    def feed(self, stream: int, data: bytes) -> list[AnyEvent]:
+        raise OverflowError("a number that nobody expected")
+
+    def dump(self) -> bytes:
+        raise RecursionError("too deep")
+
+
+async def test_a_parser_that_fails_ends_its_attempt_and_nothing_else() -> None:
+    class Adapter(Parrot):
+        def parser(self) -> Broken:
+            return Broken()
+
+    rig = await agents(Adapter())
+    try:
+        task, sandbox = await asked(rig)
+        sandbox.write(b"x" * (3 << 20))
+        await rig.pass_time(2.0)
+        sandbox.finish(0)
+        await rig.gone(task)
+        assert rig.report_of(task).reason == task_pb2.END_REASON_AGENT_FAILED
+        again, sandbox = await asked(rig)
+        sandbox.finish(0)
+        await rig.gone(again)
+    finally:
+        await rig.close()
+
+
+async def test_use_that_no_message_can_carry_is_told_as_the_most(agent_rig: Rig) -> None:
+    rig = agent_rig
+    task, sandbox = await asked(rig)
+    say(sandbox, {"session": "s-1"}, {"used": 2**63 + 7}, {"done": "x"})
+    await settle()
+    sandbox.finish(0)
+    await rig.gone(task)
+    outcome = rig.report_of(task)
+    assert (outcome.state, outcome.usage.input_tokens) == (task_pb2.ATTEMPT_STATE_SUCCEEDED, MOST)
+
+
+async def test_marks_of_many_long_messages_fit_into_the_log(agent_rig: Rig) -> None:
+    rig = agent_rig
+    inputs = [pb.TaskInput(number=n, message_id=f"m-{n}", text="\x01" * 10_000) for n in range(1, 101)]
+    task, sandbox = await asked(rig, "\U0001f600" * 20_000, conversation=task_pb2.Conversation(), inputs=inputs)
+    assert sandbox.launch is not None
+    assert len(sandbox.launch.note) <= MAX_PAYLOAD
+    events = PlainParser().feed(SYSTEM, sandbox.launch.note)
+    assert [event.number for event in events if isinstance(event, Message)] == list(range(101))
+    sandbox.finish(0)
+    await rig.gone(task)

@@ -126,7 +126,7 @@ class Scheduler:
             listing=Listing(self.mirror, history),
             feed=feed,
             tails=tails,
-            events=Events(self.mirror, lookup, tails),
+            events=Events(self.mirror, lookup, tails, clock),
             results=results,
             status=Status(self.mirror, self.leader, self.elected, self.fullness, self.relay, clock, version()),
             metrics=metrics,

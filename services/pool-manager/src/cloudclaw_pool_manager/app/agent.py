@@ -15,6 +15,7 @@ from typing import Final, Protocol
 import structlog
 
 from cloudclaw.agents.events import AnyEvent, Message, ToolCall, Turn
+from cloudclaw.agents.pacing import Pace
 from cloudclaw.agents.parser import mark
 from cloudclaw.agents.transcript import Transcript
 from cloudclaw.clock import Clock
@@ -39,6 +40,8 @@ FULL_PAUSE: Final = 0.5
 """Seconds before a message is offered again to an agent that does not read."""
 MARKED: Final = 16 * 1024
 """Characters of a message in the log."""
+NOTED: Final = 1 << 20
+"""Bytes of the log, at most, that tell what a launch gives to an agent: those of one frame."""
 _KINDS: Final = {
     LimitKind.REQUESTS: KillReason.REQUEST_LIMIT,
     LimitKind.TOKENS: KillReason.TOKEN_LIMIT,
@@ -159,22 +162,23 @@ class Agent:
     def note(self) -> bytes:
         """The marks that tell the log what its launch gives to the agent."""
         given = self._assignment
+        room = NOTED // (len(given.inputs) + 1)
         if not given.session_in_base:
-            note = mark("prompt", text=given.prompt[:MARKED])
+            note = _shown("prompt", given.prompt, room)
         else:
             note = b"" if given.inputs else mark("resumed", message="goes on from its last checkpoint")
-        return note + b"".join(_marked(one) for one in given.inputs)
+        return note + b"".join(_marked(one, room) for one in given.inputs)
 
     def started(self, launch: Launch) -> None:
         """It was started so, with the messages of its assignment."""
         self._open = launch.keep_stdin
         self._given()
 
-    def watch(self, log: ShippedLog, source: Slot, state: NodeState) -> None:
+    def watch(self, log: ShippedLog, source: Slot, state: NodeState, pace: Pace) -> None:
         """Begin to follow its log."""
         if self.adapter is not None:
             uid = self._assignment.attempt.uid
-            log.reader = self.observer = Observer(uid, source, self.adapter.parser(), state, self._heard)
+            log.reader = self.observer = Observer(uid, source, self.adapter.parser(), state, self._heard, pace)
 
     def grown(self, log_end: int) -> None:
         """Its log did."""
@@ -338,5 +342,13 @@ def _works(event: AnyEvent) -> bool:
     return isinstance(event, ToolCall) or (isinstance(event, Message) and event.role == "assistant")
 
 
-def _marked(given: Input) -> bytes:
-    return mark("input", id=given.message_id, number=given.number, text=given.text[:MARKED])
+def _marked(given: Input, room: int = NOTED) -> bytes:
+    return _shown("input", given.text, room, id=given.message_id, number=given.number)
+
+
+def _shown(event: str, text: str, room: int, **fields: str | int) -> bytes:
+    """The mark with the beginning of `text`, in `room` bytes: JSON may need twelve for one character."""
+    text = text[:MARKED]
+    while len(line := mark(event, **fields, text=text)) > room and text:
+        text = text[: min(len(text) - 1, len(text) * room // len(line))]
+    return line

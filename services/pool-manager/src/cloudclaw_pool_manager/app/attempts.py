@@ -204,7 +204,7 @@ class AttemptRunner:
         self._prepared = started.prepared
         self._given, self._timers = True, runner.timers_of(self.assignment, started.boottime)
         self._log = self._around.shipper.open(self.attempt, slot, log_start)
-        self.agent.watch(self._log, slot, self._around.state)
+        self.agent.watch(self._log, slot, self._around.state, self._around.parsing)
         if status.phase is not SlotPhase.EXITED:
             self.processes_gone.clear()
         self.phase = Phase.RUNNING
@@ -282,7 +282,7 @@ class AttemptRunner:
             return self._canceled()
         self._given, self._timers = True, runner.timers_of(assignment, now)
         self._log = around.shipper.open(self.attempt, slot)
-        self.agent.watch(self._log, slot, around.state)
+        self.agent.watch(self._log, slot, around.state, around.parsing)
         self.processes_gone.clear()
         try:
             await starting.hand(

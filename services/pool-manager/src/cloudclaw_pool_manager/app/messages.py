@@ -11,6 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from cloudclaw.agents.events import MOST
 from cloudclaw.agents.events import Usage as AgentUsage
 from cloudclaw.agents.transcript import Transcript
 from cloudclaw.coordination.records import Mode, SnapshotPointer
@@ -261,13 +262,18 @@ def _usage(usage: AgentUsage | None) -> task_pb2.Usage | None:
     if usage is None:
         return None
     return task_pb2.Usage(
-        input_tokens=usage.input_tokens,
-        output_tokens=usage.output_tokens,
-        cache_read_tokens=usage.cache_read_tokens,
-        cache_write_tokens=usage.cache_write_tokens,
+        input_tokens=_count(usage.input_tokens),
+        output_tokens=_count(usage.output_tokens),
+        cache_read_tokens=_count(usage.cache_read_tokens),
+        cache_write_tokens=_count(usage.cache_write_tokens),
         cost_usd=usage.cost_usd,
-        turns=usage.turns,
+        turns=_count(usage.turns, most=2**31 - 1),
     )
+
+
+def _count(value: int | None, most: int = MOST) -> int | None:
+    """Whatever an agent's parser made of what it said: as a message can carry it."""
+    return None if value is None else min(max(value, 0), most)
 
 
 def _model_use(use: ModelUse | None) -> task_pb2.ModelUse | None:

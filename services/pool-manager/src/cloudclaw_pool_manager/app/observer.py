@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 import msgspec
 import structlog
 
-from cloudclaw.agents.events import AnyEvent
-from cloudclaw.agents.parser import StreamParser
+from cloudclaw.agents.events import AnyEvent, Note
+from cloudclaw.agents.pacing import Pace, pieces
+from cloudclaw.agents.parser import PlainParser, StreamParser
 from cloudclaw.agents.transcript import Transcript
 from cloudclaw_pool_manager.app.logs import LogSource
 from cloudclaw_pool_manager.ports.backend import SlotFailedError
@@ -23,7 +25,7 @@ from cloudclaw_pool_manager.ports.state import NodeState
 _log = structlog.get_logger()
 
 READ: Final = 256 << 10
-"""Bytes that are parsed before others get their turn."""
+"""Bytes that are read at once."""
 
 
 class _Note(msgspec.Struct, array_like=True):
@@ -42,6 +44,7 @@ class Observer:
         source: where its log is read.
         parser: new, of the attempt's runtime.
         on_events: told what was understood, after `transcript` holds it.
+        pace: shared with the other observers of this node.
 
     Attributes:
         transcript: what it amounts to so far.
@@ -56,6 +59,7 @@ class Observer:
         parser: StreamParser,
         state: NodeState,
         on_events: Callable[[Sequence[AnyEvent]], None],
+        pace: Pace,
     ):
         self.transcript = Transcript()
         self.position = 0
@@ -65,6 +69,7 @@ class Observer:
         self._parser = parser
         self._state = state
         self._on_events = on_events
+        self._turn = pace.turn()
         self._available = 0
         self._final: int | None = None
         self._wake = asyncio.Event()
@@ -84,7 +89,12 @@ class Observer:
 
     async def remember(self) -> None:
         """Before the spool forgets anything below `position`."""
-        note = _Note(self.position, self._parser.dump(), self.transcript.dump())
+        try:
+            parser = self._parser.dump()
+        except Exception as error:  # noqa: BLE001 - as in `_parsed`
+            self._give_up(error)
+            parser = self._parser.dump()
+        note = _Note(self.position, parser, self.transcript.dump())
         await self._state.remember_transcript(self._uid, msgspec.msgpack.encode(note))
 
     def grown(self, available: int) -> None:
@@ -109,7 +119,7 @@ class Observer:
                     break
         except SlotFailedError as error:
             _log.warning("a log cannot be followed any more", attempt=self._uid, error=str(error))
-        self._tell(self._parser.close())
+        self._tell(self._parsed(self._parser.close))
         self.complete.set()
 
     async def _read(self) -> bool:
@@ -121,11 +131,26 @@ class Observer:
             self._available = self.position
             return True
         for frame in frames:
-            data = frame.data[max(self.position - frame.offset, 0) :]
-            self.position = max(self.position, frame.offset + len(frame.data))
-            self._tell(self._parser.feed(int(frame.stream), data))
+            for piece in pieces(frame.data[max(self.position - frame.offset, 0) :]):
+                self.position = max(self.position, frame.offset) + len(piece)
+                began = self._turn.now()
+                self._tell(self._parsed(partial(self._parser.feed, int(frame.stream), piece)))
+                await self._turn.rest(self._turn.now() - began)
         await asyncio.sleep(0)
         return True
+
+    def _parsed(self, parse: Callable[[], Sequence[AnyEvent]]) -> Sequence[AnyEvent]:
+        """What `parse` understands. A third party's parser may fail at what a task prints; the attempt goes on as one
+        that says nothing of itself."""
+        try:
+            return parse()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not hold up the attempt's end
+            self._give_up(error)
+            return [Note("note", "its parser failed; the log has the rest")]
+
+    def _give_up(self, error: Exception) -> None:
+        _log.error("a parser of transcripts failed", attempt=self._uid, error=repr(error))
+        self._parser = PlainParser()
 
     def _tell(self, events: Sequence[AnyEvent]) -> None:
         for event in events:

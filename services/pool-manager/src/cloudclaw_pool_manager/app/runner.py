@@ -9,8 +9,9 @@ from typing import Final, Protocol
 
 import structlog
 
+from cloudclaw.agents.pacing import Pace
 from cloudclaw.agents.transcript import Transcript
-from cloudclaw.clock import Clock
+from cloudclaw.clock import Clock, SystemClock
 from cloudclaw.coordination.records import AttemptState, EndReason
 from cloudclaw.errors import InvalidArgumentError
 from cloudclaw.snapshots.port import WorkspaceManager
@@ -99,6 +100,7 @@ class Surroundings:
         store_patience: seconds that a step waits for an object store that is away or full.
         turn_spacing: seconds of running between two checkpoints at an agent's turns; None for none of these.
         access: to models; None where there is no gateway.
+        parsing: shared by all that read what agents print. It measures work, so its clock is the machine's.
     """
 
     clock: Clock
@@ -114,6 +116,7 @@ class Surroundings:
     store_patience: float = 0.0
     turn_spacing: float | None = None
     access: ModelAccess | None = None
+    parsing: Pace = field(default_factory=lambda: Pace(SystemClock()))
 
 
 def agent_of(template: Template | None, assignment: Assignment) -> AgentAdapter | None:

@@ -19,8 +19,10 @@ import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from cloudclaw.agents.events import AnyEvent, Note
+from cloudclaw.agents.pacing import Pace, Turn, pieces
 from cloudclaw.agents.parser import PlainParser, StreamParser
 from cloudclaw.agents.registry import parser_for
+from cloudclaw.clock import Clock
 from cloudclaw.coordination.records import AttemptEnd, AttemptState, TaskRecord
 from cloudclaw.errors import UnavailableError
 from cloudclaw.v1 import scheduler_pb2 as pb
@@ -50,12 +52,17 @@ class _Run:
         self._runtime = runtime
         self._parser: StreamParser = parser_for(runtime)
 
-    def feed(self, chunk: LogChunk) -> Iterator[pb.RunEvent]:
+    async def feed(self, chunk: LogChunk, turn: Turn) -> AsyncGenerator[pb.RunEvent, None]:
         """The events that `chunk` completes."""
         self.fed = chunk.offset + len(chunk.data)
         self.time = chunk.time
-        for event in self._guarded(chunk.stream, chunk.data):
-            yield self._numbered(event)
+        for piece in pieces(chunk.data):
+            began = turn.now()
+            events = [self._numbered(event) for event in self._guarded(chunk.stream, piece)]
+            spent = turn.now() - began
+            for event in events:
+                yield event
+            await turn.rest(spent)
 
     def close(self) -> Iterator[pb.RunEvent]:
         """The events of what was incomplete."""
@@ -80,11 +87,12 @@ class _Run:
 class Events:
     """Serves `WatchEvents`."""
 
-    def __init__(self, mirror: Mirror, lookup: Lookup, tails: Tails) -> None:
+    def __init__(self, mirror: Mirror, lookup: Lookup, tails: Tails, clock: Clock) -> None:
         self._mirror = mirror
         self._lookup = lookup
         self._tails = tails
         self._counts: OrderedDict[str, int] = OrderedDict()
+        self._pace = Pace(clock)
 
     async def watch(self, tenant: str, task: str, first: int, authorization: str, *, follow: bool) -> Stream:
         """The task's events from the number `first` on. Raises what a tail of its log does."""
@@ -93,21 +101,22 @@ class Events:
         request = pb.TailLogsRequest(task_id=task, follow=follow)
         tail = self._tails.tail(tenant, request, authorization, relayed=False, start=start)
         run: _Run | None = None
+        turn = self._pace.turn()  # who watches much, or skips it, must not hold up others
         async with aclosing(tail):
             async for response in tail:
                 chunk = response.chunk
                 if run is None or chunk.attempt != run.attempt:
                     run = _Run(record.plan.runtime, chunk.attempt, before)
                 if chunk.data:
-                    for event in run.feed(chunk):
+                    async for event in run.feed(chunk, turn):
                         if event.sequence >= first:
                             yield event
-                    await asyncio.sleep(0)  # whoever skips much must not hold up others
+                    await asyncio.sleep(0)
                 if not response.attempt_ended:
                     continue
                 if chunk.offset < run.fed:
                     # Its last bytes were lost with its node, and the events that they gave are taken back.
-                    run = await self._again(tenant, task, record.plan.runtime, run, authorization)
+                    run = await self._again(tenant, task, record.plan.runtime, run, authorization, turn)
                 for event in run.close():
                     if event.sequence >= first:
                         yield event
@@ -120,14 +129,14 @@ class Events:
                     yield message
                 run = None
 
-    async def _again(self, tenant: str, task: str, runtime: str, old: _Run, authorization: str) -> _Run:
+    async def _again(self, tenant: str, task: str, runtime: str, old: _Run, authorization: str, turn: Turn) -> _Run:
         """The same attempt, of which less was kept than was read: read anew to its end."""
         run = _Run(runtime, old.attempt, old.before)
         request = pb.TailLogsRequest(task_id=task, attempt=old.attempt)
         async with aclosing(self._tails.tail(tenant, request, authorization, relayed=False)) as tail:
             async for response in tail:
                 if response.chunk.data:
-                    for _ in run.feed(response.chunk):
+                    async for _ in run.feed(response.chunk, turn):
                         pass
         return run
 
