@@ -82,7 +82,8 @@ def test_trouble_and_lost_attempts_are_shown() -> None:
         started(),
         pb.RunEvent(retry=pb.RunRetry(kind="overloaded", message="529", attempt=2)),
         pb.RunEvent(error=pb.RunError(kind="overloaded", message="529", retryable=True)),
-        pb.RunEvent(finished=finished),
+        pb.RunEvent(finished=finished),  # the same again: said once
+        pb.RunEvent(finished=pb.RunFinished(ok=False, reason=task_pb2.END_REASON_AGENT_FAILED, message="other")),
         progress("attempt", "attempt 1 on node-1 ended LOST"),
         started(2, resumed=True),
         progress("parked", attempt=2),
@@ -90,7 +91,7 @@ def test_trouble_and_lost_attempts_are_shown() -> None:
         "claude-code, sonnet, session s-1",
         "↻ the agent asks its model again, try 2: overloaded: 529",
         "! overloaded: 529 (worth another attempt)",
-        "! model-overloaded: 529",
+        "! agent-failed: other",
         "--- attempt 1 on node-1 ended LOST ---",
         "--- attempt 2 ---",
         "claude-code, sonnet, session s-1, continued",

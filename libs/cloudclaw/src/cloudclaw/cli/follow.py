@@ -187,7 +187,7 @@ def hint_for(result: task_pb2.Result) -> str:
 
     return {
         task_pb2.END_REASON_MODEL_AUTHENTICATION: "`claw tenant keys` shows which keys there are; "
-        "`claw tenant set-key anthropic` (or openai) sets one",
+        "`claw tenant set-key UPSTREAM` sets one",
         task_pb2.END_REASON_MODEL_NOT_FOUND: "`--model` names another",
         task_pb2.END_REASON_TURN_LIMIT: "`--max-turns` is the limit",
         task_pb2.END_REASON_REQUEST_LIMIT: "`--max-requests` is the limit",

@@ -71,6 +71,7 @@ class RunView:
         self._attempt = 0
         self._calls: dict[str, str] = {}
         self._several = False
+        self._said = ""
         self.totals = Totals()
         self.typed: set[str] = set()
 
@@ -120,6 +121,7 @@ class RunView:
         self._write(short(f"--- {progress.message or progress.phase} ---", _WIDE), "notice")
 
     def _error(self, error: scheduler_pb2.RunError) -> None:
+        self._said = error.message
         again = " (worth another attempt)" if error.retryable else ""
         self._write(short(f"! {error.kind}: {error.message}{again}", _WIDE), "error")
 
@@ -132,7 +134,7 @@ class RunView:
     def _finished(self, finished: scheduler_pb2.RunFinished) -> None:
         from cloudclaw.v1 import task_pb2
 
-        if not finished.ok:
+        if not finished.ok and not (finished.message and finished.message == self._said):
             reason = word(task_pb2.EndReason.Name(finished.reason), "END_REASON_") if finished.reason else "failed"
             self._write(short(f"! {reason}: {finished.message}".removesuffix(": "), _WIDE), "error")
 
