@@ -10,6 +10,7 @@ import pytest
 from cloudclaw.v1 import task_pb2
 from tests.unit.cli.conftest import Claw
 from tests.unit.cli.fakes import Services
+from tests.unit.cli.test_terminal import on_a_terminal
 
 TASK = "task-0000000000000000"
 
@@ -131,6 +132,15 @@ def test_a_chat_can_close_at_the_end_of_its_input(talk: Claw) -> None:
     *events, result = ran.objects
     assert [event["message"]["text"] for event in events if "message" in event] == ["one", "you said one"]
     assert result["state"] == "TASK_STATE_SUCCEEDED"
+
+
+def test_a_chat_ends_with_its_conversation_while_the_terminal_could_say_more(talk: Claw, services: Services) -> None:
+    # The process ends although a thread of it still waits for a line; what it is told comes through a terminal.
+    seen = on_a_terminal(services, "chat", TASK, typed=b"one\n/end\n")
+    assert "you said one" in seen
+    assert f"{TASK} succeeded: completed" in seen
+    assert "> one" not in seen  # it stands there as it was typed
+    assert "Fatal" not in seen
 
 
 def test_a_parked_conversation_says_since_when_it_waits(talk: Claw, services: Services) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+
 import pytest
 
 from cloudclaw.cli.runs import FOLDED, RunView
@@ -204,3 +208,21 @@ def test_on_a_terminal_a_status_line_is_shown_and_taken_away(claw: Claw, service
     assert "\x1b[35m  → Bash  make" in seen
     assert "\x1b[2K" in seen  # the line is erased at the end
     assert "\x1b" not in claw("events", TASK, "--follow").out
+
+
+def test_an_interrupt_leaves_the_task_alone_and_says_how_to_see_it_again(claw: Claw, services: Services) -> None:
+    services.scheduler.play(TASK, said("I begin."))
+    arguments = ["submit", "--runtime", "claude-code", "--conversation", "--wait"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "cloudclaw.cli", *arguments],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        while process.stdout.readline() != "I begin.\n":
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert f"claw events {TASK} --follow" in err
+    assert "Traceback" not in err
+    assert not services.scheduler.tasks[TASK].cancel_requested

@@ -15,8 +15,8 @@ from tests.unit.cli.conftest import Claw
 from tests.unit.cli.fakes import Services
 
 
-def on_a_terminal(services: Services, *arguments: str, **environment: str) -> str:
-    """The output of `claw` when standard output is a terminal."""
+def on_a_terminal(services: Services, *arguments: str, typed: bytes = b"", **environment: str) -> str:
+    """The output of `claw` on a terminal, on which somebody types `typed`; without it nobody is there to type."""
     ours, theirs = pty.openpty()
     base = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "TERM", "CLAW_TENANT")}
     token = Minter(services.key).mint("acme")
@@ -24,9 +24,10 @@ def on_a_terminal(services: Services, *arguments: str, **environment: str) -> st
     try:
         with subprocess.Popen(
             [sys.executable, "-m", "cloudclaw.cli", *arguments],
-            stdin=subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=base | environment,
+            stdin=theirs if typed else subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=base | environment,
         ) as process:  # fmt: skip
             os.close(theirs)
+            os.write(ours, typed)
             seen = b""
             try:
                 while piece := os.read(ours, 4096):

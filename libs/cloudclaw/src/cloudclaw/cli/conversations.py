@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import contextlib
+import io
+import os
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import aclosing
 from datetime import timedelta
 from pathlib import Path
@@ -185,22 +189,35 @@ def _lines() -> asyncio.Queue[str | None]:
     """Lines of standard input, then None. Read by a thread that nobody waits for: a terminal may never say more."""
     loop = asyncio.get_running_loop()
     queue: asyncio.Queue[str | None] = asyncio.Queue()
-    source = sys.stdin
 
     def put(line: str | None) -> None:
         with contextlib.suppress(RuntimeError):  # the command has ended meanwhile
             loop.call_soon_threadsafe(queue.put_nowait, line)
 
     def read() -> None:
-        try:
-            for line in source:
+        with contextlib.suppress(OSError, ValueError):  # no more input, whatever the reason
+            for line in _read_lines():
                 put(line)
-        except (OSError, ValueError):
-            pass  # no more input, whatever the reason
         put(None)
 
     threading.Thread(target=read, name="stdin", daemon=True).start()
     return queue
+
+
+def _read_lines() -> Iterator[str]:
+    """Lines of standard input as they come. Past its buffer, whose lock a thread that waits would keep at exit."""
+    try:
+        descriptor = sys.stdin.fileno()
+    except io.UnsupportedOperation:
+        yield from sys.stdin
+        return
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    rest = ""
+    while data := os.read(descriptor, 65536):
+        *lines, rest = (rest + decoder.decode(data)).split("\n")
+        yield from lines
+    if rest:
+        yield rest
 
 
 def _text(text: str | None, file: Path | None) -> str:
