@@ -16,7 +16,7 @@ from tests.support.agents import AgentStack, answered, ask, events, parked, requ
 from tests.support.processes import alive
 
 SCRIPT = Path(__file__).with_name("agents.toml")
-RUNTIMES = ("claude-code",)
+RUNTIMES = ("claude-code", "opencode")
 pytestmark = [pytest.mark.agents, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
 
 
