@@ -117,6 +117,15 @@ def test_one_agent_can_wait_warm_if_it_is_offered(prefix: Path, tmp_path: Path) 
         pools(DevOptions(tmp_path / "e", base_port=0, warm="opencode"))
 
 
+def test_a_scripted_model_is_asked_for_by_names_with_which_agents_let_it_work(prefix: Path, tmp_path: Path) -> None:
+    for name in ("claude", "codex"):
+        program(prefix / "bin" / name)
+    (pool,) = pools(DevOptions(tmp_path / "d", base_port=0, scripted_model=tmp_path / "script.toml"))
+    assert pool["runtime_options"]["codex"]["model"] == "scripted"
+    assert pool["runtime_options"]["codex"]["binary"] == str(prefix / "bin" / "codex")
+    assert "model" not in pool["runtime_options"]["claude-code"]
+
+
 def test_a_folder_without_agents_is_refused_when_it_was_named(bare: Claw, prefix: Path, tmp_path: Path) -> None:
     ran = bare("dev", "--data-dir", str(tmp_path / "d"), "--agents", str(prefix), "--base-port", "0")
     assert (ran.code, ran.out) == (2, "")

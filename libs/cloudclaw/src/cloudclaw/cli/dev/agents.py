@@ -19,6 +19,9 @@ PROGRAMS: Final = {
 }
 """The program of each runtime, as `deploy/agents/install.sh` names it in `bin/`."""
 COMMAND: Final = "command"
+SCRIPTED: Final = {"codex": "scripted", "gemini": "gemini-2.5-pro"}
+"""Models that agents ask a scripted one for. By their own default Codex offers a model that it knows no tools that a
+script could use, and Gemini first asks another which one to ask."""
 _MEMORY: Final = 3 << 30
 """Bytes for an attempt: the largest of them takes 1.2 GB for itself, and what it starts runs beside it."""
 _PIDS: Final = 1024
@@ -43,9 +46,10 @@ class Agents:
     runtimes: tuple[str, ...]
     prefix: Path | None = None
 
-    def pool_settings(self, warm: str) -> dict[str, Any]:
-        """What a pool that offers them is set to, beside its size and backend; `warm` waits in its idle slots.
+    def pool_settings(self, warm: str, *, scripted: bool = False) -> dict[str, Any]:
+        """What a pool that offers them is set to, beside its size and backend.
 
+        `warm` waits in its idle slots; `scripted`: their model is a scripted one.
         Raises `InvalidArgumentError` when it does not offer `warm`.
         """
         if warm and warm not in self.runtimes:
@@ -59,13 +63,17 @@ class Agents:
         }
         if warm:
             settings["warm"] = warm
+        options: dict[str, dict[str, Any]] = {}
+        if scripted:
+            options |= {name: {"model": model} for name, model in SCRIPTED.items() if name in self.runtimes}
         if self.prefix is not None:
             programs = self.prefix / "bin"
-            settings["runtime_options"] = {
-                name: {"binary": str(programs / PROGRAMS[name]), "path": [str(programs)]} for name in self.runtimes
-            }
+            for name in self.runtimes:
+                options.setdefault(name, {}).update(binary=str(programs / PROGRAMS[name]), path=[str(programs)])
             # The folder itself, not the symlink to it: it stands at the same path inside, and nothing else does.
             settings["read_only_binds"] = [str(self.prefix)]
+        if options:
+            settings["runtime_options"] = options
         return settings
 
 

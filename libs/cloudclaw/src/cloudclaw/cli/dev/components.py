@@ -30,7 +30,7 @@ class Components:
         self._options = options
         self._directory = directory
         # Refused before anything is made: what was asked for and cannot be.
-        self._agents = _agents(options).pool_settings(options.warm)
+        self._agents = _agents(options).pool_settings(options.warm, scripted=options.scripted_model is not None)
         self._minter = Minter(directory.key)
         self._node_token = directory.path / "keys" / "node.token"
         ports = Ports(options.base_port)
