@@ -113,7 +113,8 @@ def test_stopping_without_an_answer_is_a_failure() -> None:
 
 
 def test_an_error_counts_until_a_step_follows() -> None:
-    error = {"type": "error", "sessionID": "ses_1", "error": {"name": "ContextOverflowError", "data": {"message": "big"}}}
+    overflow = {"name": "ContextOverflowError", "data": {"message": "big"}}
+    error = {"type": "error", "sessionID": "ses_1", "error": overflow}
     (failed,) = only(driven(error, IDLE), Finished)
     assert (failed.ok, failed.error, failed.message) == (False, ErrorKind.CONTEXT, "big")
     (finished,) = only(driven(error, {"type": "compacted"}, text("Yes."), step("stop"), IDLE), Finished)
