@@ -46,7 +46,7 @@ async def loses_its_node(stack: AgentStack, runtime: str) -> None:
     await checkpointed(tenant, task)
     lost = (await tenant.get(task)).attempts[-1].node
     await stack.kill_node(lost)
-    await stack.model.asked_for("resume", 2, times=2)  # again, by the next attempt
+    await stack.model.asked_for("resume", 2, times=2, within=120)  # again, by the next attempt
     await stack.model.release("dead")
     done = await tenant.wait(task, timeout=120)
     result = await tenant.result(task)

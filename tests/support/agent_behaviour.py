@@ -32,7 +32,8 @@ class AgentBehaviour:
         errors: reason and whether it is worth another attempt, by the model's error.
         most_requests: that it sends before it gives a failing model up.
         session_files: where its sessions are, below the tree; the second tool's result is in them after its turn.
-        own_limit: it ends by itself at a limit of turns.
+        stored: bytes that are in these files once the second turn is, and how often.
+        unknown_session: an id as it gives them.
     """
 
     program: ClassVar[str]
@@ -40,6 +41,7 @@ class AgentBehaviour:
     most_requests: ClassVar[int] = 6
     session_files: ClassVar[str]
     stored: ClassVar[tuple[bytes, int]]
+    unknown_session: ClassVar[str] = "11111111-2222-4333-8444-555555555555"
 
     def adapter(self, rig: AgentRig, **options: Any) -> AgentAdapter:
         raise NotImplementedError
@@ -86,8 +88,6 @@ class AgentBehaviour:
             _, verdict = await rig.run(self.adapter(rig), session_id=self.unknown_session)
         assert (verdict.reason, verdict.retryable) == ("BAD_CONFIGURATION", False), verdict
 
-    unknown_session: ClassVar[str] = "11111111-2222-4333-8444-555555555555"
-
     async def test_after_a_kill_the_session_goes_on_from_a_copy(self, rig: AgentRig) -> None:
         adapter = self.adapter(rig)
         script = scenario(*WORK["scenarios"][0]["turns"][:2], {"text": "The file is written.", "hold": "last"})
@@ -98,11 +98,12 @@ class AgentBehaviour:
             await first.kill()
             await model.release("last")
             before = len(model.requests)
-            request = rig.request(session_id=self.session_of(first), resumes=True)
+            session = first.transcript.session_id
+            request = rig.request(session_id=session, resumes=True)
             run = await rig.start(adapter, request, tree=rig.copy(first.tree))
             verdict = await run.ended()
             assert verdict.succeeded, run.text
-            assert verdict.session_id == self.session_of(first)
+            assert verdict.session_id == session
             bodies = [json.dumps(one["body"]) for one in model.requests[before:]]
             last = next(body for body in reversed(bodies) if "interrupted and goes on" in body)
         assert "Write hello.txt, please." in last
@@ -110,17 +111,19 @@ class AgentBehaviour:
         assert (run.tree / "workspace/turns.txt").read_text() == "task task-1\n", "no turn was run twice"
         assert run.transcript.turns == 1, "of this attempt alone"
 
-    def session_of(self, run: Any) -> str:
-        """The session of an attempt that was killed."""
-        session: str = run.transcript.session_id
-        return session
-
     async def test_messages_that_waited_are_answered_with_the_prompt(self, rig: AgentRig) -> None:
         async with playing(rig, scenario({"text": "Yes to both."})) as model:
             run, verdict = await rig.run(self.adapter(rig), inputs=(Input(1, "m1", "And paint it."),))
         assert verdict.final_message == "Yes to both."
         assert run.transcript.inputs == 1
         assert len(asked(model)) == 1
+
+    async def test_an_agent_that_dies_at_work_is_worth_another_attempt(self, rig: AgentRig) -> None:
+        async with playing(rig, scenario({"tools": [{"bash": "kill -9 $PPID; sleep 60"}]})):
+            run, verdict = await rig.run(self.adapter(rig), conversation=True)
+        assert not verdict.succeeded
+        assert verdict.reason in ("KILLED_BY_SIGNAL", "AGENT_FAILED"), run.text
+        assert verdict.retryable
 
     async def test_a_term_signal_is_no_success(self, rig: AgentRig) -> None:
         async with playing(rig, scenario({"hang": "before"})) as model:

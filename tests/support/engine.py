@@ -42,6 +42,11 @@ class Docker:
     image: str = ""
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
+    @property
+    def _state(self) -> Path:
+        # Beside the data: the engine of the next session finds the containers of one that was killed.
+        return self.data.with_suffix(".run")
+
     def start(self) -> None:
         """Start it, and return when it answers."""
         self.launch()
@@ -54,7 +59,7 @@ class Docker:
                 [
                     # Nobody else would stop it when this session is killed.
                     *("setpriv", "--pdeathsig", "TERM", "dockerd"),
-                    *("--data-root", str(self.data), "--exec-root", str(self.directory / "exec")),
+                    *("--data-root", str(self.data), "--exec-root", str(self._state)),
                     *("--pidfile", str(self.directory / "pid"), "--host", self.url, "--storage-driver", "overlay2"),
                     *("--bridge", "none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"),
                     f"--live-restore={str(live_restore).lower()}",
@@ -79,7 +84,7 @@ class Docker:
         assert self.process is not None
         self.process.kill()
         self.process.wait(_DOWN_WITHIN)
-        pid = self.directory / "exec/containerd/containerd.pid"
+        pid = self._state / "containerd/containerd.pid"
         with contextlib.suppress(FileNotFoundError, ValueError, ProcessLookupError):
             os.kill(int(pid.read_text()), signal.SIGKILL)
         # Where nobody reaps it at once, the next dockerd would take a dead process for one that lives.

@@ -227,6 +227,7 @@ class FakeHost:
         cap: how many slots may ever be alive.
         peak: how many were, at most.
         broken: numbers that cannot be provisioned now, with the reason.
+        away: why no slot at all can be provisioned now, empty when they can.
         provisions, destroyed: numbers, in order.
         egress: slots are made with a listener in their sandboxes.
         no_warm, slow_to_warm: of the slots that are made.
@@ -237,6 +238,7 @@ class FakeHost:
     alive: dict[int, FakeSupervisor] = field(default_factory=dict)
     peak: int = 0
     broken: dict[int, str] = field(default_factory=dict)
+    away: str = ""
     provisions: list[int] = field(default_factory=list)
     destroyed: list[int] = field(default_factory=list)
     gates: dict[str, asyncio.Event] = field(default_factory=dict)
@@ -288,6 +290,8 @@ class FakePool:
         host.provisions.append(number)
         if gate := host.gates.get("provision"):
             await gate.wait()
+        if host.away:
+            raise UnavailableError(host.away)
         if number in host.broken:
             raise SlotFailedError(host.broken[number])
         if number in host.alive:

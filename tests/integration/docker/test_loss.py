@@ -17,6 +17,8 @@ from prometheus_client import CollectorRegistry
 from cloudclaw.clock import SystemClock
 from cloudclaw_pool_manager.app.metrics import NodeMetrics
 from cloudclaw_pool_manager.app.slots import SlotEntry, SlotPool
+from cloudclaw_pool_manager.backends import docker as backend
+from cloudclaw_pool_manager.backends.containers.slot import ContainerSlot
 from cloudclaw_pool_manager.domain.slot import SlotState
 from cloudclaw_pool_manager.ports.backend import SlotFailedError, SlotStatus
 from tests.support import slots
@@ -66,6 +68,12 @@ async def kept(node: Node, count: int, **changes: object) -> AsyncIterator[SlotP
         await pool.close()
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a busy engine say why a container ended."""
+    monkeypatch.setattr(backend, "_FATE_WITHIN", slots.WITHIN)
+
+
 def all_idle(pool: SlotPool) -> Callable[[], bool]:
     return lambda: all(entry.state is SlotState.IDLE for entry in pool.entries)
 
@@ -105,11 +113,13 @@ async def test_a_lost_container_ends_its_attempt_and_is_replaced(
         identity, _ = await slots.start(node, slot, "sh", "-c", "echo up; exec sleep 60")
         await slots.printed(slot, identity.uid, b"up")
         losing = asyncio.ensure_future(asyncio.to_thread(loss, docker, name(0), slot.pid))
-        told = asyncio.ensure_future(eventually("the attempt is told", lambda: bool(occupant.failed)))
+        assert isinstance(slot, ContainerSlot)
+        noticed = asyncio.ensure_future(eventually("it is noticed", lambda: slot.lost))
         await losing
         lost = time.monotonic()
-        await told
+        await noticed
         assert time.monotonic() - lost < 1.0
+        await eventually("the attempt is told", lambda: bool(occupant.failed))
         assert re.search(word, occupant.failed[0])
         await eventually("another slot", all_idle(pool))
         assert entry.occupied() is not slot

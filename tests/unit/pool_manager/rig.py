@@ -234,6 +234,7 @@ class Rig:
         self.limits = Limits()
         self.runtimes: dict[str, RuntimeAdapter] = {"command": CommandRuntime()}
         self.warm = ""
+        self.single_use = False
         self.models: FakeGateway | None = None
         self._stop = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -274,7 +275,15 @@ class Rig:
 
         async def equip(generation: int) -> Equipment:
             adapter = self._adapter = FakePool(self.host, generation)
-            pool = SlotPool("default", adapter, self.clock, slots=self.slots, hard_cap=self.host.cap, metrics=metrics)
+            pool = SlotPool(
+                "default",
+                adapter,
+                self.clock,
+                slots=self.slots,
+                hard_cap=self.host.cap,
+                metrics=metrics,
+                single_use=self.single_use,
+            )
             template = Template(pool, self.limits, self.runtimes, warm=self.warm)
             return Equipment({"default": template}, self.workspaces, self.models)
 

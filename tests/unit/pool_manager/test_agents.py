@@ -45,6 +45,21 @@ async def test_an_agent_that_has_answered_and_does_not_end_is_ended_and_its_answ
     assert rig.report_of(task).reason == task_pb2.END_REASON_COMPLETED
 
 
+async def test_an_agent_that_takes_no_input_and_lingers_after_its_answer_is_ended_too() -> None:
+    rig = await agents(Parrot(takes_input=False))
+    task, sandbox = await asked(rig)
+    await answer(rig, sandbox)
+    await rig.pass_time(ENDS_WITHIN / 2)
+    say(sandbox, {"says": "one thing more"})
+    await rig.pass_time(ENDS_WITHIN)
+    assert not sandbox.stops, "it was not its last word"
+    say(sandbox, {"done": "now"})
+    await rig.gone(task)
+    assert sandbox.stops == [KillReason.ANSWERED]
+    assert rig.report_of(task).final_message == "now"
+    await rig.close()
+
+
 async def test_an_agent_that_ends_without_an_answer_has_failed(agent_rig: Rig) -> None:
     rig = agent_rig
     task, sandbox = await asked(rig)

@@ -139,10 +139,11 @@ async def test_idle_slots_are_warmed_once_the_probe_is_answered_and_a_task_goes_
     await rig.close()
 
 
-async def test_a_task_that_cannot_join_starts_cold() -> None:
+@pytest.mark.parametrize("why", [{"resumes": True, "session": "s-0"}, {"number": 2}])
+async def test_a_task_that_cannot_join_and_one_that_is_tried_again_start_cold(why: dict[str, object]) -> None:
     rig = await agents(Parrot(warm=True), warm="parrot")
     await rig.until(lambda: all(there.warm == "ready" for there in rig.host.alive.values()))
-    _, sandbox = await asked(rig, resumes=True, session="s-0")
+    _, sandbox = await asked(rig, **why)
     assert not sandbox.went_on_warm
     await rig.close()
 

@@ -46,6 +46,35 @@ async def test_a_slot_that_keeps_failing_is_tried_ever_more_slowly(rig: Rig) -> 
     await rig.until(lambda: states(rig)[0] is SlotState.IDLE)
 
 
+async def test_what_slots_are_made_with_being_away_is_no_fault_of_theirs(rig: Rig) -> None:
+    rig.host.away = "the engine does not answer"
+    rig.host.alive[0].die()
+    await rig.pass_time(60)
+    entry = rig.manager.templates["default"].slots.entries[0]
+    assert entry.state is SlotState.PROVISIONING
+    assert entry.last_failure == "the engine does not answer"
+    assert entry.failures == 1, "that of its supervisor"
+    tries = len(rig.host.provisions)
+    rig.host.away = ""
+    await rig.pass_time(2)
+    assert states(rig) == [SlotState.IDLE, SlotState.IDLE]
+    assert len(rig.host.provisions) == tries + 1
+
+
+async def test_a_slot_of_a_single_use_pool_is_replaced_after_its_attempt(rig: Rig) -> None:
+    await rig.stop()
+    rig.single_use = True
+    await rig.start()
+    await rig.until(lambda: states(rig) == [SlotState.IDLE, SlotState.IDLE])
+    before = len(rig.host.provisions)
+    task, sandbox = await rig.running()
+    sandbox.finish(0)
+    await rig.gone(task)
+    await rig.until(lambda: len(rig.host.provisions) == before + 1)
+    await rig.until(lambda: states(rig) == [SlotState.IDLE, SlotState.IDLE])
+    assert rig.host.peak == 2
+
+
 async def test_capacity_counts_only_slots_that_can_work(rig: Rig) -> None:
     rig.host.broken[0] = "broken"
     rig.host.alive[0].die()

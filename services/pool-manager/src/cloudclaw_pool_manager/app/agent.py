@@ -223,7 +223,10 @@ class Agent:
         if self._closed_at is not None:
             return
         seen = self.transcript
-        if not self._open or not seen.answered or seen.told < self._told:
+        if not seen.answered or seen.told < self._told:
+            return
+        if not self._open:
+            self._closed_at = self._clock.boottime()  # it ends by itself, or is ended
             return
         if self._pending:  # one at a time: an answer is the answer to all that came before
             given = self._pending[min(self._pending)]
@@ -263,6 +266,8 @@ class Agent:
             self._idle_since = self._clock.boottime()
         elif not seen.answered:
             self._idle_since = None
+            if not self._open:
+                self._closed_at = None  # it was not its last word
         for event in events:
             if isinstance(event, Turn):
                 self._turns = event.number

@@ -185,9 +185,9 @@ def launch_of(template: Template, assignment: Assignment, egress: str = "") -> L
 
 
 def join_of(template: Template, assignment: Assignment, egress: str) -> Launch | None:
-    """How it goes on in an agent that waits warm; None when it needs one of its own."""
+    """How it goes on in an agent that waits warm; None when it needs one of its own. What failed warm is tried cold."""
     adapter = agent_of(template, assignment)
-    if adapter is None or template.warm != assignment.runtime:
+    if adapter is None or template.warm != assignment.runtime or assignment.attempt.number > 1:
         return None
     return adapter.join(_request(template, assignment, egress))
 

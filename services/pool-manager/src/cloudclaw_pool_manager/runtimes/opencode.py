@@ -141,6 +141,7 @@ class OpenCode(Agent):
             "autoupdate": False,
             "share": "disabled",
             "snapshot": False,  # CloudClaw takes these
+            "agent": {"title": {"disable": True}},  # a request of its own, for a name that nobody sees
             "model": f"{_PROVIDER}/{model}",
             "small_model": f"{_PROVIDER}/{model}",
             "enabled_providers": [_PROVIDER],

@@ -41,6 +41,11 @@ class ContainerSlot(BubblewrapSlot):
         """Return when its first sandbox is built. Raises `SlotFailedError` with bubblewrap's words when not."""
         await self._channel.call("prepare", wait=20.0, tmp_bytes=self._config.defaults.tmp_bytes)
 
+    @property
+    def lost(self) -> bool:
+        """No more calls are possible."""
+        return self._channel.failure is not None
+
     def sicken(self, message: str) -> None:
         """It is lost although its supervisor may not know."""
         self._sickened = True

@@ -27,6 +27,7 @@ import urllib.request
 from typing import Any, Dict, Optional, Set, Tuple
 
 SPARE = "/tmp/.claw-opencode"
+PARKING = SPARE + "/parking"
 ENV_FILE = "/tmp/.claw-env"
 HOME = os.environ.get("HOME", "/home/agent")
 DATA = os.path.join(HOME, ".local/share/opencode")
@@ -299,7 +300,22 @@ def spare_env() -> Dict[str, str]:
     names = {"XDG_DATA_HOME": "data", "XDG_STATE_HOME": "state", "XDG_CONFIG_HOME": "config", "XDG_CACHE_HOME": "cache"}
     for name in names.values():
         os.makedirs(os.path.join(SPARE, name), exist_ok=True)
+    os.makedirs(PARKING, exist_ok=True)
     return {**{key: os.path.join(SPARE, name) for key, name in names.items()}, "BASH_ENV": ENV_FILE}
+
+
+def prime(server: Server) -> None:
+    """Let it load what it loads with the first folder and session, here where nobody waits."""
+    for path in ("/config", "/agent", "/config/providers", "/command", "/skill", "/experimental/tool/ids"):
+        try:
+            server.call("GET", path, PARKING)
+        except OSError as error:
+            warn(f"{path}: {error!r}")
+    try:
+        session = server.call("POST", "/session", PARKING, {})["id"]
+        server.call("DELETE", f"/session/{session}", PARKING)
+    except OSError as error:
+        warn(f"no session in the parking folder: {error!r}")
 
 
 def arrive(env: Dict[str, str]) -> None:
@@ -323,6 +339,7 @@ def main() -> int:
         server = Server(how["argv"], spare_env(), "/tmp")
         if not server.url:
             return server.end() or 1
+        prime(server)
         say("ready")
     line = sys.stdin.readline()
     if not line:
