@@ -16,6 +16,7 @@ store (`patience`); each looks at the fence when done. A checkpoint beside RUNNI
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable
 from dataclasses import replace
 
@@ -30,6 +31,7 @@ from cloudclaw_pool_manager.app.berth import Berth
 from cloudclaw_pool_manager.app.checkpoints import Checkpointer
 from cloudclaw_pool_manager.app.delivery import Delivery
 from cloudclaw_pool_manager.app.egress import way_out
+from cloudclaw_pool_manager.app.ending import Ending
 from cloudclaw_pool_manager.app.files import Files, worth_retrying
 from cloudclaw_pool_manager.app.logs import ShippedLog
 from cloudclaw_pool_manager.app.patience import Patience
@@ -56,7 +58,7 @@ class AttemptRunner:
         files: its tree.
         patience: with the object store.
         usage: resources as last measured.
-        processes_gone: set while no process of the attempt can be alive.
+        ending: who ends it, and how its program ended.
         agent: its companion, who has nothing to do for a program that is no agent.
     """
 
@@ -65,22 +67,20 @@ class AttemptRunner:
         self.attempt = assignment.attempt
         self.phase = Phase.PREPARING
         self.usage = Usage()
-        self.processes_gone = asyncio.Event()
-        self.processes_gone.set()
         self._around = around
         self._template = around.templates.get(assignment.pool)
         self._arrived, self._prepared = around.clock.boottime(), 0.0
         self._berth = Berth(self._template)
+        self.ending = Ending(self._berth, canceled=assignment.cancel_requested)
         self._log: ShippedLog | None = None
         self._timers = RunTimers(0.0, 0.0, 0.0)
-        self._wake = asyncio.Event()
-        self._fenced, self._fence_reason = False, ""
-        self._cancel = assignment.cancel_requested
-        self._stop = KillReason.NONE
-        self._exit: Exit | None = None
-        self._given = self._unwanted = self._paused = False
+        self._given = self._paused = False
         self.patience = Patience(
-            around.clock, around.store_patience, self._pressed, self._wake, around.metrics.store_retries
+            around.clock,
+            around.store_patience,
+            lambda: self.ending.pressed(preparing=self.phase is Phase.PREPARING),
+            self.ending.wake,
+            around.metrics.store_retries,
         )
         self.files = Files(assignment, around, self.patience)
         self.delivery: Delivery[AttemptReport] = Delivery(around.link.report, around.clock)
@@ -97,7 +97,7 @@ class AttemptRunner:
     @property
     def live_slot(self) -> Slot | None:
         """Its slot while the program may run, for deadlines and measurements."""
-        if self.phase in (Phase.RUNNING, Phase.FROZEN) and self._exit is None and self._berth.failure is None:
+        if self.phase in (Phase.RUNNING, Phase.FROZEN) and self.ending.exit is None and self._berth.failure is None:
             return self._berth.held
         return None
 
@@ -107,12 +107,8 @@ class AttemptRunner:
 
     @property
     def may_pause(self) -> bool:
-        runs = self.phase is Phase.RUNNING and self._stop is KillReason.NONE and self.live_slot is not None
+        runs = self.phase is Phase.RUNNING and self.ending.why is KillReason.NONE and self.live_slot is not None
         return runs and not self.agent.settling
-
-    @property
-    def may_go_on(self) -> bool:
-        return self._stop not in (KillReason.FENCED, KillReason.DRAINED)
 
     def turned(self) -> None:
         self.checkpoints.turned()
@@ -125,27 +121,25 @@ class AttemptRunner:
 
     def cancel(self) -> None:
         """Its user wants it to end. Once its processes are gone the leader knows what to make of any report."""
-        self._cancel = True
+        self.ending.cancel()
         self.end(KillReason.CANCELED)
 
     def fence(self, why: str) -> None:
         """It is not ours any more: kill it, publish nothing."""
-        if self._fenced:
+        if self.ending.fenced:
             return
-        self._fenced, self._fence_reason = True, why
-        self._stop = KillReason.FENCED
+        self.ending.fence(why)
         self.delivery.fence()
         self.checkpoints.delivery.fence()
         if self._log is not None:
             self._log.end_sent.set()
-        self._wake.set()
 
     def tick(self, now: float) -> None:
         """Look at the clock (boot time): run and silence timeouts."""
         if self.checkpoints.moving.is_set() and self.phase is Phase.RUNNING:  # whatever became of a checkpoint
             if not self._paused:
                 self._timers.thaw(now)
-            elif self.may_go_on:
+            elif self.ending.may_go_on:
                 self._froze()
         due = self._timers.due(now) if self.phase is Phase.RUNNING else KillReason.NONE
         if due and not (due is KillReason.SILENCE_TIMEOUT and self.agent.waits):
@@ -155,8 +149,7 @@ class AttemptRunner:
 
     def hand_over(self, wanted: bool) -> None:
         """Its node is drained: it goes on elsewhere, from a checkpoint or its begin (given back), or not after all."""
-        self._unwanted = wanted
-        self._wake.set()
+        self.ending.drain(wanted)
         if wanted and self.agent.waits:
             self.agent.leave()
         else:
@@ -164,7 +157,7 @@ class AttemptRunner:
 
     def handed_over(self) -> bool:
         self.end(KillReason.DRAINED)
-        return self._stop is KillReason.DRAINED
+        return self.ending.why is KillReason.DRAINED
 
     def sick(self, slot: Slot, message: str) -> None:
         """A call to `slot` failed while it ran this attempt."""
@@ -191,7 +184,7 @@ class AttemptRunner:
 
     def on_slot_failed(self, message: str) -> None:
         self._berth.failure = message
-        self._wake.set()
+        self.ending.wake.set()
 
     async def run(self) -> None:
         """A new assignment."""
@@ -206,7 +199,7 @@ class AttemptRunner:
         self._log = self._around.shipper.open(self.attempt, slot, log_start)
         self.agent.watch(self._log, slot, self._around.state, self._around.parsing)
         if status.phase is not SlotPhase.EXITED:
-            self.processes_gone.clear()
+            self.ending.processes_gone.clear()
         self.phase = Phase.RUNNING
         self.on_status(status)
 
@@ -232,7 +225,7 @@ class AttemptRunner:
                 await self._deliver(outcome)
                 committed = outcome.snapshot
             except NotOursError:
-                _log.warning("attempt fenced", why=self._fence_reason)
+                _log.warning("attempt fenced", why=self.ending.fence_reason)
             except NotStartedError as error:
                 reason = "REJECTED"
                 _log.warning("attempt rejected", why=str(error))
@@ -250,7 +243,7 @@ class AttemptRunner:
             return await self._slot_broke(str(error))
         except Exception as error:  # noqa: BLE001 - a fault of ours or of a runtime fails its attempt, not the node
             _log.exception("attempt failed by a fault")
-            if not self.processes_gone.is_set():
+            if not self.ending.processes_gone.is_set():
                 await self._slot_broke(str(error))
             return self._failed(EndReason.INTERNAL, f"a fault of the pool-manager: {error!r}", retryable=True)
 
@@ -264,7 +257,7 @@ class AttemptRunner:
             return self._failed(EndReason.START_FAILED, error.message)
         slot = await self._berth.take(template, self, around.slot_wait, start.warm_key)
         self._prepared = around.clock.wall()
-        if self._halted():
+        if self.ending.before_start():
             return self._canceled()
         try:
             tree = await self.files.check_out()
@@ -272,31 +265,22 @@ class AttemptRunner:
             _log.warning("no workspace", error=str(error))
             message = f"the workspace could not be prepared: {error}"
             return self._failed(EndReason.WORKSPACE_FAILED, message, retryable=worth_retrying(error))
-        if self._halted() or tree is None:
+        if self.ending.before_start() or tree is None:
             return self._canceled()
         if self.agent.settled:
             return await self._kept(self.agent.closed(prepared=self._prepared))
         now = around.clock.boottime()
         await around.state.remember_attempt(runner.note_of(assignment, self._berth.name, slot.pid, self._prepared, now))
-        if self._halted():
+        if self.ending.before_start():
             return self._canceled()
         self._given, self._timers = True, runner.timers_of(assignment, now)
         self._log = around.shipper.open(self.attempt, slot)
         self.agent.watch(self._log, slot, around.state, around.parsing)
-        self.processes_gone.clear()
+        self.ending.processes_gone.clear()
         try:
-            await starting.hand(
-                start,
-                slot,
-                self._berth.warm_key,
-                assignment=assignment,
-                template=template,
-                around=around,
-                agent=self.agent,
-                tree=tree.path,
-            )
+            await start.hand(slot, self._berth.warm_key, self.agent, tree.path)
         except InvalidArgumentError as error:  # refused before anything was done
-            self.processes_gone.set()
+            self.ending.processes_gone.set()
             around.shipper.close(self._log)
             self._given, self._log = False, None
             return self._failed(EndReason.START_FAILED, error.message)
@@ -308,7 +292,7 @@ class AttemptRunner:
         return await self._attend()
 
     async def _adopted(self) -> Outcome:
-        if self.phase is Phase.RUNNING and self._exit is None:  # it may be about to stand still, for nobody any more
+        if self.live_slot is not None and self.phase is Phase.RUNNING:  # it may stand still soon, for nobody any more
             await self._berth.slot.resume(self.attempt.uid, self._around.deadline())
         await self.files.reopen()
         await self.agent.adopted(self._log.forgotten if self._log is not None else 0)
@@ -316,42 +300,31 @@ class AttemptRunner:
 
     async def _attend(self) -> Outcome:
         """While the program runs: until it has ended, whoever ended it."""
-        if self._cancel:
+        if self.ending.canceled:
             self.cancel()
         slot = self._berth.slot
         checkpoints = asyncio.ensure_future(self.checkpoints.run(slot, self._timers))
         beside = self.agent.accompany(slot)
         try:
             async with way_out(self._around.access, self):
-                end = await self._ended(checkpoints)
+                end = await self.ending.come(functools.partial(self._stop, checkpoints))
             await cancel(checkpoints)
-            if not self._fenced:
+            if not self.ending.fenced:
                 await self.agent.heard_out(end.log_end)
         finally:
             await cancel(checkpoints, *beside)
         return await self._judge(end)
 
-    async def _ended(self, checkpoints: asyncio.Future[None]) -> Exit:
-        while True:
-            if self._berth.failure is not None:
-                raise SlotFailedError(self._berth.failure)
-            if self._exit is not None:
-                if self._exit.failed:
-                    raise SlotFailedError(self._exit.failed)
-                return self._exit
-            if self._stop is not KillReason.NONE:
-                if self.may_go_on:  # a checkpoint lets go of it, so that it may end in peace
-                    checkpoints.cancel()
-                    await wait_until(self.checkpoints.moving, self._around.clock, self._around.cancel_grace)
-                at_once = not self.may_go_on or self.phase is Phase.FROZEN
-                grace = 0.0 if at_once else self._around.cancel_grace
-                self._exited(await self._berth.slot.stop(self.attempt.uid, self._stop, grace))
-                continue
-            await self._wake.wait()
-            self._wake.clear()
+    async def _stop(self, checkpoints: asyncio.Future[None]) -> None:
+        """End the program, as somebody wants."""
+        if self.ending.may_go_on:  # a checkpoint lets go of it, so that it may end in peace
+            checkpoints.cancel()
+            await wait_until(self.checkpoints.moving, self._around.clock, self._around.cancel_grace)
+        grace = self._around.cancel_grace if self.ending.may_go_on and self.phase is not Phase.FROZEN else 0.0
+        self._exited(await self._berth.slot.stop(self.attempt.uid, self.ending.why, grace))
 
     async def _judge(self, exit: Exit) -> Outcome:
-        if self._fenced:
+        if self.ending.fenced:
             raise NotOursError
         outcome = of_kill(exit) or runner.judged(self._template, self.assignment, exit, self.agent.transcript)
         outcome = self.agent.concluded(replace(outcome, prepared=self._prepared))
@@ -366,7 +339,7 @@ class AttemptRunner:
 
     async def _deliver(self, outcome: Outcome) -> None:
         """Returns once the leader has committed it. Raises `NotOursError` when it will not."""
-        if self._log is not None and not self._fenced:
+        if self._log is not None and not self.ending.fenced:
             await self._log.end_sent.wait()  # before that, the leader could only wait for it
         self._enter(Phase.REPORTING)
         if await self.delivery.run(lambda: self._report(outcome)) is not Verdict.COMMITTED:
@@ -381,15 +354,14 @@ class AttemptRunner:
     async def _slot_broke(self, message: str) -> Outcome:
         """The slot failed. Nothing is reported before its processes are gone: another attempt may start at once."""
         await self._berth.replace(message)
-        self.processes_gone.set()
+        self.ending.processes_gone.set()
         if self._log is not None:
             self._log.ended(None)
-        if self._fenced:
+        if self.ending.fenced:
             raise NotOursError
-        if self._cancel:
+        if self.ending.canceled:
             return self._canceled()
-        outcome = self._failed(EndReason.SLOT_FAILED, f"the slot failed: {message}", retryable=True)
-        return self.agent.concluded(outcome)
+        return self.agent.concluded(self._failed(EndReason.SLOT_FAILED, f"the slot failed: {message}", retryable=True))
 
     async def _clean_up(self, committed: SnapshotPointer | None) -> None:
         if self._log is not None:
@@ -407,9 +379,8 @@ class AttemptRunner:
 
     def end(self, why: KillReason) -> None:
         """End the program, unless somebody does already."""
-        if self._stop is KillReason.NONE and self.phase in (Phase.RUNNING, Phase.FROZEN):
-            self._stop = why
-        self._wake.set()
+        if self.phase in (Phase.RUNNING, Phase.FROZEN):
+            self.ending.want(why)
 
     def _froze(self) -> None:
         """It stands still for no checkpoint of ours: whoever reads its token may thaw it."""
@@ -419,27 +390,8 @@ class AttemptRunner:
             self._enter(Phase.FROZEN)
 
     def _exited(self, exit: Exit) -> None:
-        if self._exit is None:
-            self._exit = exit
-            self.processes_gone.set()
-            if self._log is not None:
-                self._log.ended(exit.log_end)
-            self._wake.set()
-
-    def _pressed(self) -> bool:
-        """There is no sense in waiting for the store any more. What its program left needs neither slot nor node."""
-        elsewhere = self._unwanted or self._berth.failure is not None
-        return self._fenced or self._cancel or (elsewhere and self.phase is Phase.PREPARING)
-
-    def _halted(self) -> bool:
-        """Canceled before it was started; raises when fenced."""
-        if self._fenced:
-            raise NotOursError
-        if self._berth.failure is not None:
-            raise SlotFailedError(self._berth.failure)
-        if self._unwanted and not self._cancel:
-            raise NotStartedError("the node is being drained, and it has not started")
-        return self._cancel
+        if self.ending.exited(exit) and self._log is not None:
+            self._log.ended(exit.log_end)
 
     def _canceled(self) -> Outcome:
         return canceled(now=self._around.clock.wall(), prepared=self._prepared)

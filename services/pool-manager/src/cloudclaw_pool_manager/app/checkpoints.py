@@ -20,6 +20,7 @@ from cloudclaw.ids import new_id
 from cloudclaw.v1.scheduler_pb2 import CheckpointReport, CheckpointVerdict
 from cloudclaw_pool_manager.app import messages
 from cloudclaw_pool_manager.app.delivery import Delivery
+from cloudclaw_pool_manager.app.ending import Ending
 from cloudclaw_pool_manager.app.files import Files
 from cloudclaw_pool_manager.app.runner import Surroundings
 from cloudclaw_pool_manager.app.standstill import Standstill
@@ -40,8 +41,8 @@ class Runner(Protocol):
         ...
 
     @property
-    def may_go_on(self) -> bool:
-        """When it stands still, it may run again: it was neither fenced nor handed over."""
+    def ending(self) -> Ending:
+        """Who ends it: when it stands still, it may run again unless it was fenced or handed over."""
         ...
 
     def fence(self, why: str) -> None:
@@ -141,7 +142,7 @@ class Checkpointer:
             timers=timers,
             clock=self._around.clock,
             deadline=self._around.deadline,
-            may_go_on=lambda: self._runner.may_go_on,
+            may_go_on=lambda: self._runner.ending.may_go_on,
             moving=self.moving,
         )
         if self._interval:

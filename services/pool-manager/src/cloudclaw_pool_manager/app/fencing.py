@@ -151,7 +151,7 @@ class Fencing:
     async def guide(self, runner: AttemptRunner, slot: Slot) -> None:
         """Push the deadline to one attempt; thaw or kill it when it is frozen and contact is back."""
         uid = runner.attempt.uid
-        thawable = runner.phase is Phase.FROZEN and runner.checkpoints.moving.is_set() and runner.may_go_on
+        thawable = runner.phase is Phase.FROZEN and runner.checkpoints.moving.is_set() and runner.ending.may_go_on
         if thawable and self._deadline() > self._clock.boottime() + TICK * PUSH_EVERY:
             attempt = runner.attempt
             try:

@@ -24,47 +24,43 @@ class Start:
 
     launch: Launch
     joins: Launch | None
+    assignment: Assignment
+    template: Template
+    around: Surroundings
 
     @property
     def warm_key(self) -> str:
         """What it wants to find in its slot, empty for nothing."""
         return self.joins.warm_key if self.joins is not None else ""
 
+    async def hand(self, slot: Slot, waits: str, agent: Agent, tree: Path) -> None:
+        """Start it in `slot`, in which `waits` was warm when it was taken. Raises as `Slot.start` does."""
+        if agent.adapter is None:
+            await self._give(slot, self.launch, tree)
+            return
+        note, starts, pool = agent.note(), self.around.metrics.agent_starts, self.assignment.pool
+        if self.joins is not None and waits == self.joins.warm_key:
+            try:
+                await self._give(slot, replace(self.joins, note=note), tree)
+            except PreconditionError as error:
+                if error.reason != "NOT_WARM":
+                    raise
+                _log.info("the agent does not wait warm any more; it starts cold", error=error.message)
+            else:
+                agent.started(self.joins)
+                starts.labels(pool, "warm").inc()
+                return
+        await self._give(slot, replace(self.launch, note=note), tree)
+        agent.started(self.launch)
+        starts.labels(pool, "cold").inc()
+
+    async def _give(self, slot: Slot, launch: Launch, tree: Path) -> None:
+        limits = limits_of(self.assignment, self.template.limits)
+        await slot.start(self.assignment.attempt, launch, limits, tree, self.around.deadline())
+
 
 def plan(template: Template, assignment: Assignment, around: Surroundings) -> Start:
     """Raises `InvalidArgumentError` when the pool or the runtime cannot run it."""
     egress = ADDRESS if around.access is not None else ""
-    return Start(launch_of(template, assignment, egress), join_of(template, assignment, egress))
-
-
-async def hand(
-    start: Start,
-    slot: Slot,
-    waits: str,
-    *,
-    assignment: Assignment,
-    template: Template,
-    around: Surroundings,
-    agent: Agent,
-    tree: Path,
-) -> None:
-    """Start it in `slot`, in which `waits` was warm when it was taken. Raises as `Slot.start` does."""
-    attempt, limits = assignment.attempt, limits_of(assignment, template.limits)
-    if agent.adapter is None:
-        await slot.start(attempt, start.launch, limits, tree, around.deadline())
-        return
-    note, starts = agent.note(), around.metrics.agent_starts
-    if start.joins is not None and waits == start.joins.warm_key:
-        try:
-            await slot.start(attempt, replace(start.joins, note=note), limits, tree, around.deadline())
-        except PreconditionError as error:
-            if error.reason != "NOT_WARM":
-                raise
-            _log.info("the agent does not wait warm any more; it starts cold", error=error.message)
-        else:
-            agent.started(start.joins)
-            starts.labels(assignment.pool, "warm").inc()
-            return
-    await slot.start(attempt, replace(start.launch, note=note), limits, tree, around.deadline())
-    agent.started(start.launch)
-    starts.labels(assignment.pool, "cold").inc()
+    launch, joins = launch_of(template, assignment, egress), join_of(template, assignment, egress)
+    return Start(launch, joins, assignment, template, around)

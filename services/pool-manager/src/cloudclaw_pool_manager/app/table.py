@@ -88,7 +88,7 @@ class AttemptTable:
         for runner in runners:
             runner.fence(why)
         for runner in runners:
-            await runner.processes_gone.wait()
+            await runner.ending.processes_gone.wait()
 
     # -- what the leader says --
 
