@@ -143,7 +143,7 @@ async def test_idle_slots_are_warmed_once_the_probe_is_answered_and_a_task_goes_
 async def test_a_task_that_cannot_join_and_one_that_is_tried_again_start_cold(why: dict[str, object]) -> None:
     rig = await agents(Parrot(warm=True), warm="parrot")
     await rig.until(lambda: all(there.warm == "ready" for there in rig.host.alive.values()))
-    _, sandbox = await asked(rig, **why)
+    _, sandbox = await asked(rig, "do it", **why)
     assert not sandbox.went_on_warm
     await rig.close()
 
