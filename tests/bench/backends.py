@@ -23,49 +23,72 @@ SECONDS = 5.0
 
 
 async def measure(directory: Path) -> list[Row]:
-    """Rows for each backend, and for `docker run` on the same image."""
+    """Rows for each backend, taking turns, and for `docker run` on the same image."""
     with engine() as running:
-        rows = []
-        for name, used in (("bubblewrap", None), ("docker", running)):
-            async with slots.node(used, slots=SLOTS) as node:
-                rows += await _backend(node, name)
+        async with slots.node(slots=SLOTS) as host, slots.node(running, slots=SLOTS, uid_base=300_000) as docker:
+            sides = (_Side("bubblewrap", host), _Side("docker", docker))
+            for _ in range(STARTS):
+                for side in sides:
+                    await side.start_and_destroy()
+            for side in sides:
+                side.kept = [await side.pool.provision(number) for number in range(SLOTS)]
+            for _ in range(ATTEMPTS):
+                for side in sides:
+                    await side.attempt()
+            for side in sides:
+                side.rate = await _rate(side.node, side.kept)
+            rows = [row for side in sides for row in await side.rows()]
         rows.append(await asyncio.to_thread(_docker_run, running))
     return rows
 
 
-async def _backend(node: Node, name: str) -> list[Row]:
-    pool = node.pool()
-    starts, ends = [], []
-    for _ in range(STARTS):
+class _Side:
+    """One backend's part of the run."""
+
+    def __init__(self, name: str, node: Node):
+        self.name = name
+        self.node = node
+        self.pool = node.pool()
+        self.kept: list[Slot] = []
+        self.rate = 0.0
+        self._starts: list[float] = []
+        self._ends: list[float] = []
+        self._first: list[float] = []
+
+    async def start_and_destroy(self) -> None:
         before = time.perf_counter()
-        slot = await pool.provision(0)
+        slot = await self.pool.provision(0)
         await slots.until(slot, lambda status: status.sandbox_ready)
-        starts.append((time.perf_counter() - before) * 1000)
+        self._starts.append((time.perf_counter() - before) * 1000)
         before = time.perf_counter()
-        await pool.destroy(slot)
-        ends.append((time.perf_counter() - before) * 1000)
-    kept = [await pool.provision(number) for number in range(SLOTS)]
-    first = [await _first_byte(node, kept[0]) for _ in range(ATTEMPTS)]
-    rate = await _rate(node, kept)
-    for slot in kept:
-        await slots.until(slot, lambda status: status.sandbox_ready)
-    memory = sum(_memory(slot) for slot in kept) / SLOTS
-    rows = [
-        Row(f"{name}: a slot starts, p50", percentile(starts, 0.5), "ms", note="until its sandbox waits"),
-        Row(f"{name}: a slot is destroyed, p50", percentile(ends, 0.5), "ms"),
-        Row(f"{name}: start → first byte at the manager, p50", percentile(first, 0.5), "ms"),
-        Row(f"{name}: start → first byte at the manager, p99", percentile(first, 0.99), "ms"),
-        Row(f"{name}: attempts, start to release", rate, "/s", note=f"{SLOTS} slots"),
-        Row(f"{name}: idle slot with its sandbox, proportional", memory, "MiB", budget=15),
-    ]
-    shims = [shim for slot in kept if (shim := _shim(slot)) is not None]
-    if shims:
-        beside = sum(rollup([pid], "Pss") for pid in shims) / len(shims)
-        rows.append(Row(f"{name}: … and the engine's process beside it", beside, "MiB"))
-    return rows
+        await self.pool.destroy(slot)
+        self._ends.append((time.perf_counter() - before) * 1000)
+
+    async def attempt(self) -> None:
+        self._first.append(await _first_byte(self.node, self.kept[0]))
+
+    async def rows(self) -> list[Row]:
+        for slot in self.kept:
+            await slots.until(slot, lambda status: status.sandbox_ready)
+        memory = sum(_memory(slot) for slot in self.kept) / SLOTS
+        name = self.name
+        rows = [
+            Row(f"{name}: a slot starts, p50", percentile(self._starts, 0.5), "ms", note="until its sandbox waits"),
+            Row(f"{name}: a slot is destroyed, p50", percentile(self._ends, 0.5), "ms"),
+            Row(f"{name}: start → first byte at the manager, p50", percentile(self._first, 0.5), "ms"),
+            Row(f"{name}: start → first byte at the manager, p99", percentile(self._first, 0.99), "ms"),
+            Row(f"{name}: attempts, start to release", self.rate, "/s", note=f"{SLOTS} slots"),
+            Row(f"{name}: idle slot with its sandbox, proportional", memory, "MiB", budget=15),
+        ]
+        shims = [shim for slot in self.kept if (shim := _shim(slot)) is not None]
+        if shims:
+            beside = sum(rollup([pid], "Pss") for pid in shims) / len(shims)
+            rows.append(Row(f"{name}: … and the engine's process beside it", beside, "MiB"))
+        return rows
 
 
 async def _first_byte(node: Node, slot: Slot) -> float:
+    await slots.until(slot, lambda status: status.sandbox_ready)
     before = time.perf_counter()
     identity, _ = await slots.start(node, slot, "echo", "hi")
     await slots.until(slot, lambda status: status.log_end > 0)
