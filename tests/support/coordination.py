@@ -24,8 +24,7 @@ from cloudclaw.coordination.records import (
     encode,
 )
 from cloudclaw.coordination.transactions import Token, Transactions, Versioned
-from tests.support.etcd_server import EtcdServer
-from tests.support.kv import FaultyKeyValue, MemoryStore, etcd_store
+from tests.support.kv import FaultyKeyValue, store_on
 
 TENANT = "acme"
 WORKSPACE = "site"
@@ -191,12 +190,8 @@ class Scene:
 @contextlib.asynccontextmanager
 async def scene_on(request: pytest.FixtureRequest) -> AsyncIterator[Scene]:
     """A set scene on the store that `request.param` names: "memory", or "etcd" by the fixture `etcd_server`."""
-    async with contextlib.AsyncExitStack() as stack:
-        kv: KeyValue = MemoryStore().kv
-        if request.param == "etcd":
-            server: EtcdServer = request.getfixturevalue("etcd_server")
-            kv = (await stack.enter_async_context(etcd_store(server))).kv
-        scene = Scene(kv)
+    async with store_on(request) as store:
+        scene = Scene(store.kv)
         await scene.set()
         yield scene
 

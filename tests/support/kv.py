@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Protocol
 
+import pytest
+
 from cloudclaw.clock import SystemClock
 from cloudclaw.coordination.etcd import EtcdKeyValue
 from cloudclaw.coordination.memory import MemoryKeyValue
@@ -17,6 +19,7 @@ from cloudclaw.coordination.port import (
     Guard,
     KeyEvent,
     KeyValue,
+    Put,
     RangeResult,
     TxnResult,
     WatchBatch,
@@ -216,6 +219,24 @@ async def etcd_store(server: EtcdServer) -> AsyncIterator[EtcdStore]:
         yield EtcdStore(server, kv)
     finally:
         await kv.close()
+
+
+@contextlib.asynccontextmanager
+async def store_on(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    """The empty store that `request.param` names: "memory", or "etcd" by the fixture `etcd_server`."""
+    if request.param == "memory":
+        yield MemoryStore()
+        return
+    server: EtcdServer = request.getfixturevalue("etcd_server")
+    async with etcd_store(server) as etcd:
+        yield etcd
+
+
+async def put(store: Store, *names: str, value: bytes = b"v", lease: int = 0) -> int:
+    """Write the keys in one transaction; answers its revision."""
+    result = await store.kv.txn([], [Put(name, value, lease) for name in names])
+    assert result.succeeded
+    return result.revision
 
 
 async def wipe(kv: KeyValue) -> None:

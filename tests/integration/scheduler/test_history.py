@@ -18,7 +18,8 @@ from cloudclaw.v1 import task_pb2
 from cloudclaw_scheduler.config import HistorySettings
 from tests.support.etcd_server import EtcdServer
 from tests.unit.scheduler.history_rig import archiver_of, canceled, walk
-from tests.unit.scheduler.plane import Node, Plane, User, until
+from tests.unit.scheduler.node import Node
+from tests.unit.scheduler.plane import Plane, User, until
 
 pytestmark = pytest.mark.etcd
 

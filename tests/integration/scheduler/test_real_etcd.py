@@ -10,7 +10,8 @@ from cloudclaw.errors import OutOfRangeError, UnavailableError
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1 import task_pb2
 from tests.support.etcd_server import EtcdServer
-from tests.unit.scheduler.plane import Node, Plane, User, soon, until
+from tests.unit.scheduler.node import Node
+from tests.unit.scheduler.plane import Plane, User, soon, until
 
 pytestmark = pytest.mark.etcd
 

@@ -11,6 +11,7 @@ from cloudclaw.clock import SystemClock
 from cloudclaw.coordination.memory import MemoryKeyValue
 from tests.unit.scheduler.failing import FailingObjects
 from tests.unit.scheduler.plane import Plane, User
+from tests.unit.scheduler.talking import Host, Talker
 
 
 @pytest_asyncio.fixture
@@ -24,6 +25,19 @@ async def plane(tmp_path: Path) -> AsyncIterator[Plane]:
 @pytest_asyncio.fixture
 async def user(plane: Plane) -> User:
     return User(plane)
+
+
+@pytest_asyncio.fixture
+async def host(plane: Plane) -> Host:
+    """A node with one slot that offers an agent, connected."""
+    host = Host(plane)
+    await host.connect()
+    return host
+
+
+@pytest_asyncio.fixture
+async def talker(plane: Plane, host: Host) -> Talker:
+    return Talker(plane)
 
 
 @pytest_asyncio.fixture

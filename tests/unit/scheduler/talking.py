@@ -6,7 +6,8 @@ from typing import Any
 
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1 import task_pb2
-from tests.unit.scheduler.plane import Node, Plane, User, duration, soon, until
+from tests.unit.scheduler.node import Node
+from tests.unit.scheduler.plane import Plane, User, duration, soon, until
 
 AGENT = "claude-code"
 COMMITTED = pb.ReportVerdict.VERDICT_COMMITTED

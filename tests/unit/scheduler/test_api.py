@@ -20,7 +20,8 @@ from cloudclaw.errors import (
 )
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1 import task_pb2
-from tests.unit.scheduler.plane import Node, Plane, User, soon, until
+from tests.unit.scheduler.node import Node
+from tests.unit.scheduler.plane import Plane, User, soon, until
 
 QUEUED, SUCCEEDED = task_pb2.TASK_STATE_QUEUED, task_pb2.TASK_STATE_SUCCEEDED
 

@@ -19,7 +19,8 @@ from cloudclaw_scheduler.app.checkpoints import Checkpoints
 from cloudclaw_scheduler.app.links import Links, NodeLink
 from cloudclaw_scheduler.app.metrics import Metrics
 from cloudclaw_scheduler.app.spawner import Spawner
-from tests.unit.scheduler.plane import Node, Plane, User, duration, soon, until
+from tests.unit.scheduler.node import Node
+from tests.unit.scheduler.plane import Plane, User, duration, soon, until
 
 RUNNING = task_pb2.TASK_STATE_RUNNING
 SUCCEEDED, FAILED, CANCELED = (

@@ -35,18 +35,6 @@ def kv(plane: Plane) -> FaultyKeyValue:
     return plane.kv
 
 
-@pytest_asyncio.fixture
-async def host(plane: Plane) -> Host:
-    host = Host(plane)
-    await host.connect()
-    return host
-
-
-@pytest_asyncio.fixture
-async def talker(plane: Plane, host: Host) -> Talker:
-    return Talker(plane)
-
-
 async def parked(host: Host, talker: Talker, idle: float = 3600.0) -> str:
     """A conversation that waits for input."""
     task = await talker.talk(idle=idle)

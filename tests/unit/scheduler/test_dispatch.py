@@ -9,7 +9,8 @@ from typing import Any
 from cloudclaw.coordination.records import SnapshotPointer, WorkspaceRecord
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1 import task_pb2
-from tests.unit.scheduler.plane import Node, Plane, User, duration, until
+from tests.unit.scheduler.node import Node
+from tests.unit.scheduler.plane import Plane, User, duration, until
 
 QUEUED, RUNNING = task_pb2.TASK_STATE_QUEUED, task_pb2.TASK_STATE_RUNNING
 SUCCEEDED, FAILED = task_pb2.TASK_STATE_SUCCEEDED, task_pb2.TASK_STATE_FAILED

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import pytest
-import pytest_asyncio
 
 from cloudclaw.agents import events as agent
 from cloudclaw.agents.parser import JsonLines, StreamParser, mark
@@ -53,18 +52,6 @@ def parsers(monkeypatch: pytest.MonkeyPatch) -> None:
         return Scribe()
 
     monkeypatch.setattr("cloudclaw_scheduler.app.events.parser_for", parser_for)
-
-
-@pytest_asyncio.fixture
-async def host(plane: Plane) -> Host:
-    host = Host(plane)
-    await host.connect()
-    return host
-
-
-@pytest_asyncio.fixture
-async def talker(plane: Plane, host: Host) -> Talker:
-    return Talker(plane)
 
 
 def lines(*objects: Mapping[str, Any]) -> bytes:

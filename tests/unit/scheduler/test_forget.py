@@ -10,7 +10,8 @@ from cloudclaw.coordination.records import WorkspaceRecord
 from cloudclaw.errors import PreconditionError
 from cloudclaw.v1 import scheduler_pb2 as pb
 from tests.unit.scheduler.failing import FailingObjects
-from tests.unit.scheduler.plane import Node, Plane, User, soon, until
+from tests.unit.scheduler.node import Node
+from tests.unit.scheduler.plane import Plane, User, soon, until
 
 
 async def test_keys_of_a_later_version_are_passed_over(plane: Plane, user: User) -> None:

@@ -20,7 +20,8 @@ from cloudclaw_scheduler.app import listing
 from cloudclaw_scheduler.config import HistorySettings
 from tests.unit.scheduler.failing import FailingObjects
 from tests.unit.scheduler.history_rig import archive, archiver_of, canceled, walk
-from tests.unit.scheduler.plane import Node, Plane, User, until
+from tests.unit.scheduler.node import Node
+from tests.unit.scheduler.plane import Plane, User, until
 
 CANCELED, SUCCEEDED = task_pb2.TASK_STATE_CANCELED, task_pb2.TASK_STATE_SUCCEEDED
 

@@ -8,7 +8,8 @@ from typing import Any
 from cloudclaw.coordination.records import SnapshotPointer, WorkspaceRecord
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1 import task_pb2
-from tests.unit.scheduler.plane import Node, Plane, User, duration
+from tests.unit.scheduler.node import Node
+from tests.unit.scheduler.plane import Plane, User, duration
 
 WS = task_pb2.WorkspaceSelection(name="ws")
 EPHEMERAL = task_pb2.WorkspaceSelection(name="ws", mode=task_pb2.WORKSPACE_MODE_EPHEMERAL)

@@ -12,7 +12,8 @@ from cloudclaw.coordination.memory import MemoryKeyValue
 from cloudclaw.errors import AbortedError, NotFoundError, PreconditionError
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1 import task_pb2
-from tests.unit.scheduler.plane import Node, Plane, User, duration, soon, until
+from tests.unit.scheduler.node import Node
+from tests.unit.scheduler.plane import Plane, User, duration, soon, until
 
 COMMITTED = pb.ReportVerdict.VERDICT_COMMITTED
 AGAIN = task_pb2.RetryPolicy(

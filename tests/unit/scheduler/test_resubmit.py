@@ -8,7 +8,8 @@ from cloudclaw.coordination.records import WorkspaceRecord
 from cloudclaw.errors import AlreadyExistsError, QuotaExceededError
 from cloudclaw.v1 import task_pb2
 from tests.unit.scheduler.failing import FailingObjects
-from tests.unit.scheduler.plane import Node, Plane, User, until
+from tests.unit.scheduler.node import Node
+from tests.unit.scheduler.plane import Plane, User, until
 
 WS = task_pb2.WorkspaceSelection(name="ws")
 

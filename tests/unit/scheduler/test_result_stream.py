@@ -27,7 +27,8 @@ from tests.unit.scheduler.consuming import (
     out,
 )
 from tests.unit.scheduler.failing import FailingObjects
-from tests.unit.scheduler.plane import Node, Plane, User, soon, until
+from tests.unit.scheduler.node import Node
+from tests.unit.scheduler.plane import Plane, User, soon, until
 
 
 @pytest.fixture

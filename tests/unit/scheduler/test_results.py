@@ -8,7 +8,8 @@ from cloudclaw.coordination.memory import MemoryKeyValue
 from cloudclaw.coordination.records import WorkspaceRecord
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1 import task_pb2
-from tests.unit.scheduler.plane import Node, Plane, User, duration, until
+from tests.unit.scheduler.node import Node
+from tests.unit.scheduler.plane import Plane, User, duration, until
 
 FAILED, CANCELED = task_pb2.TASK_STATE_FAILED, task_pb2.TASK_STATE_CANCELED
 ONCE = task_pb2.RetryPolicy(max_attempts=1)

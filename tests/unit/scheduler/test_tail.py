@@ -15,7 +15,8 @@ from cloudclaw.v1 import task_pb2
 from cloudclaw_scheduler.app.attempt_log import KEPT
 from cloudclaw_scheduler.app.logs import PENDING_LIMIT
 from tests.unit.scheduler.failing import FailingObjects
-from tests.unit.scheduler.plane import DEADLINE, Node, Plane, User, soon, until
+from tests.unit.scheduler.node import Node
+from tests.unit.scheduler.plane import DEADLINE, Plane, User, soon, until
 
 COMMITTED = pb.ReportVerdict.VERDICT_COMMITTED
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1 import task_pb2
-from tests.unit.scheduler.plane import Node, Plane, User
+from tests.unit.scheduler.node import Node
+from tests.unit.scheduler.plane import Plane, User
 
 
 async def test_a_task_runs_and_leaves_its_log_and_result(plane: Plane, user: User) -> None:
