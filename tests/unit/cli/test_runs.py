@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
 
 import pytest
 
+from cloudclaw.cli.output import Output
 from cloudclaw.cli.runs import FOLDED, RunView
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1 import task_pb2
@@ -123,6 +125,23 @@ def test_what_agents_write_cannot_move_the_cursor() -> None:
         pb.RunEvent(retry=pb.RunRetry(kind=nasty, message=nasty)),
     )  # fmt: skip
     assert not {"\x1b", "\r", "\u202e", "\n"} & set("".join(shown))
+
+
+@pytest.mark.parametrize("arguments", ["[" * 60_000, '{"a": ' * 9000 + "1" + "}" * 9000, '{"a": ' + "9" * 5000 + "}"])
+def test_arguments_that_no_parser_takes_are_shown_as_they_are(arguments: str) -> None:
+    (line,) = lines(called("Bash", arguments))
+    assert line.startswith("  → Bash  " + arguments[:20])
+
+
+def test_json_for_programs_leaves_a_terminal_alone_too(capsys: pytest.CaptureFixture[str]) -> None:
+    nasty = "a\x9b2J\x7f\u202e\u2028\x1b\\é✓"
+    output = Output(json=True)
+    output.message(said(nasty))
+    output.fields({"x": nasty})
+    first, second = capsys.readouterr().out.split("\n")[:2]
+    assert not {"\x9b", "\x7f", "\u202e", "\u2028", "\x1b"} & set(first + second)
+    assert json.loads(first)["message"]["text"] == json.loads(second)["x"] == nasty
+    assert "é✓" in first
 
 
 def test_use_is_summed_over_attempts_and_only_what_was_reported() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from cloudclaw.cli.text import clean
+from cloudclaw.cli.text import clean, clean_json
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -65,13 +65,13 @@ class Output:
             indent=None,
             ensure_ascii=False,
         )
-        self.line(text)
+        self.line(clean_json(text))
 
     def fields(self, values: dict[str, Any]) -> None:
         """One object on one line, for what is no message of the API."""
         import json
 
-        self.line(json.dumps(values, ensure_ascii=False))
+        self.line(clean_json(json.dumps(values, ensure_ascii=False)))
 
     def line(self, text: str) -> None:
         """One line, as it is."""

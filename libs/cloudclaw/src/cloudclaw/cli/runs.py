@@ -151,7 +151,7 @@ def _arguments(text: str) -> str:
     """A tool's arguments on one line: the only one as it is, several by name."""
     try:
         values = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     if not isinstance(values, dict):
         return text

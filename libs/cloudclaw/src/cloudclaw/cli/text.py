@@ -21,6 +21,11 @@ def clean(text: str) -> str:
     return _CONTROL.sub("\ufffd", text)
 
 
+def clean_json(text: str) -> str:
+    """JSON that says the same, with such characters written as escapes. Those below U+0020 are already."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def short(text: str, width: int) -> str:
     """`text`, made harmless and cut to `width` characters."""
     line = clean(text.replace("\n", " "))
