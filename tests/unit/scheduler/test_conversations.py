@@ -141,3 +141,16 @@ async def test_a_bad_message_names_its_field(talker: Talker, field: str, request
     with pytest.raises(InvalidArgumentError) as refused:
         await talker.stub.SendInput(request_)
     assert refused.value.field == field
+
+
+@pytest.mark.parametrize("session", ["../../etc/passwd", "--settings", "x\n" * 50, "\U0001f600" * 500, "s" * 129])
+async def test_what_an_agent_calls_its_session_is_kept_only_if_a_user_could_say_it(
+    host: Host, talker: Talker, session: str
+) -> None:
+    task = await talker.talk()
+    first = await host.next()
+    assert await host.checkpoint(first, "c-1", session_id=session) == COMMITTED
+    assert (await talker.get(task)).session_id == ""
+    assert await host.checkpoint(first, "c-2", session_id="session-9") == COMMITTED
+    assert await host.finish(first, session_id=session) == COMMITTED
+    assert (await talker.result(task)).session_id == "session-9"

@@ -49,3 +49,8 @@ def check_opaque_id(value: str, field: str) -> str:
             f"must be 1 to 128 letters, digits, '.', '_', ':' or '-'; got {value[:80]!r}", field=field
         )
     return value
+
+
+def opaque_or_none(value: str) -> str:
+    """`value` when a client could have chosen it as an id, otherwise nothing: for ids that programs made up."""
+    return value if _OPAQUE.fullmatch(value) else ""

@@ -170,6 +170,7 @@ def test_limits_and_times_of_a_conversation_are_taken_over() -> None:
         ("spec.model_limits", Draft(argv=("true",), limits=ModelLimits())),
         ("spec.model", Draft(runtime="codex", prompt="p", model="m" * 257)),
         ("spec.model", Draft(runtime="codex", prompt="p", model="two\nlines")),
+        ("spec.model", Draft(runtime="codex", prompt="p", model="--settings={}")),
         ("spec.model_limits.spend_usd", Draft(runtime="codex", prompt="p", limits=ModelLimits(spend_usd=-1.0))),
         ("spec.model_limits.spend_usd", Draft(runtime="codex", prompt="p", limits=ModelLimits(spend_usd=math.nan))),
         ("spec.conversation.idle_timeout", Draft(runtime="codex", prompt="p", conversation=True, idle_timeout=0.0)),

@@ -18,7 +18,7 @@ from cloudclaw.coordination.port import CreateIs, KeyValue
 from cloudclaw.coordination.records import TaskRecord, TaskState
 from cloudclaw.coordination.transactions import Token, Transactions, Versioned
 from cloudclaw.errors import AbortedError, FencedError, QuotaExceededError, UnavailableError
-from cloudclaw.ids import new_id
+from cloudclaw.ids import new_id, opaque_or_none
 from cloudclaw.refs import pointer_of
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw_scheduler.app.leading import Leading
@@ -198,7 +198,7 @@ class Checkpoints:
             op_id=new_id("op"),
             request=request,
             frozen=frozen,
-            session=report.session_id,
+            session=opaque_or_none(report.session_id),
             answered=report.answered,
             inputs=report.inputs,
             usage=usage_of(report),

@@ -13,7 +13,7 @@ from cloudclaw.coordination import conversation, life
 from cloudclaw.coordination.records import AttemptState, EndReason, Mode, TaskRecord, TaskState
 from cloudclaw.coordination.transactions import Transactions, Versioned
 from cloudclaw.errors import AbortedError, FencedError, PreconditionError, QuotaExceededError, UnavailableError
-from cloudclaw.ids import new_id
+from cloudclaw.ids import new_id, opaque_or_none
 from cloudclaw.refs import pointer_of
 from cloudclaw.v1 import task_pb2
 from cloudclaw.v1.scheduler_pb2 import AttemptOutcome, AttemptReport, ConnectResponse, ReportVerdict
@@ -250,7 +250,7 @@ def outcome_of(message: AttemptOutcome) -> Outcome:
         started=message.started.ToMicroseconds() / 1_000_000 if message.HasField("started") else 0.0,
         retryable=message.retryable,
         inputs=message.inputs,
-        session=message.session_id,
+        session=opaque_or_none(message.session_id),  # whatever its program printed
     )
 
 

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from cloudclaw.coordination.bounds import room_for_result
 from cloudclaw.coordination.records import MAX_TASK_BYTES, AttemptEnd, AttemptState, TaskRecord, TaskState
 from cloudclaw.errors import CloudClawError, DataLossError, NotFoundError, PreconditionError
+from cloudclaw.ids import opaque_or_none
 from cloudclaw.objects.port import ObjectStore
 from cloudclaw.v1 import task_pb2
 from cloudclaw.v1.scheduler_pb2 import AttemptOutcome
@@ -58,7 +59,7 @@ def reported_part(outcome: AttemptOutcome, commit: Commit, queued: float) -> tas
     kept = commit.snapshot is not None
     return task_pb2.Result(
         final_message=outcome.final_message,
-        session_id=outcome.session_id,
+        session_id=opaque_or_none(outcome.session_id),
         changed_files=outcome.changed_files if kept else None,
         changed_files_truncated=outcome.changed_files_truncated and kept,
         artifacts=outcome.artifacts,

@@ -206,6 +206,8 @@ def _check_labels(labels: Mapping[str, str]) -> None:
 def _check_model(draft: Draft, runtime: str) -> None:
     if draft.model and (_size(draft.model) > MAX_MODEL_BYTES or not draft.model.isprintable()):
         raise _invalid("spec.model", f"must be at most {MAX_MODEL_BYTES} bytes, all of them printable")
+    if draft.model.startswith("-"):
+        raise _invalid("spec.model", f"must not begin like an option; got {draft.model[:80]!r}")
     limits = draft.limits
     if limits is not None and not (math.isfinite(limits.spend_usd) and limits.spend_usd >= 0):
         raise _invalid("spec.model_limits.spend_usd", f"must not be negative; got {limits.spend_usd}")
