@@ -18,7 +18,7 @@ from cloudclaw.errors import (
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1 import task_pb2
 from tests.unit.scheduler.plane import Plane, duration, soon
-from tests.unit.scheduler.talking import Host, Talker, texts
+from tests.unit.scheduler.talking import COMMITTED, Host, Talker, texts
 
 
 async def test_input_to_a_running_attempt_is_delivered_once_on_each_stream(host: Host, talker: Talker) -> None:
