@@ -254,15 +254,6 @@ def test_steps_that_a_state_does_not_allow_are_refused() -> None:
             step()
 
 
-def test_the_end_of_an_attempt_is_found_by_its_uid() -> None:
-    task = running(lost(running()))
-    first = life.end_of(task, "uid-1")
-    assert first is not None
-    assert first.state is AttemptState.LOST
-    assert life.end_of(task, "uid-2") is None
-    assert life.end_of(task, "uid-9") is None
-
-
 def test_due_times_are_whole_milliseconds_as_their_keys_are() -> None:
     task = failed(running(), retryable=True, now=NOW + 0.123456)
     assert task.due == pytest.approx(NOW + 1.123, abs=1e-6)

@@ -302,17 +302,6 @@ def became_due(task: TaskRecord, now: float, *, op_id: str) -> TaskRecord:
     return replace(task, due=0.0, queued=now, updated=now, op_id=op_id)
 
 
-def end_of(task: TaskRecord, uid: str) -> AttemptEnd | None:
-    """How the attempt `uid` ended, or None while it runs or when the task does not know it.
-
-    For a report that is repeated after it was committed: its uid has an end here, LOST when somebody else made it.
-    """
-    for attempt in reversed(task.attempts):
-        if attempt.uid == uid:
-            return attempt if attempt.state is not AttemptState.RUNNING else None
-    return None
-
-
 def backoff(plan: Plan, failures: int) -> float:
     """Seconds to wait after the `failures`-th failure (from 1): initial × multiplier^(n − 1), capped."""
     try:

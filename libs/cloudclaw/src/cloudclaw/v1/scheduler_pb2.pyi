@@ -552,7 +552,7 @@ class ResourceUse(_message.Message):
     def __init__(self, memory_bytes: _Optional[int] = ..., memory_peak_bytes: _Optional[int] = ..., pids: _Optional[int] = ..., cpu_seconds: _Optional[float] = ..., disk_bytes: _Optional[int] = ...) -> None: ...
 
 class RunningAttempt(_message.Message):
-    __slots__ = ("tenant", "task_id", "token", "uid", "phase", "log_end", "resources", "progress", "inputs", "closing", "turns")
+    __slots__ = ("tenant", "task_id", "token", "uid", "phase", "log_end", "resources", "progress", "inputs", "closing")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
@@ -563,7 +563,6 @@ class RunningAttempt(_message.Message):
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     INPUTS_FIELD_NUMBER: _ClassVar[int]
     CLOSING_FIELD_NUMBER: _ClassVar[int]
-    TURNS_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     task_id: str
     token: int
@@ -574,8 +573,7 @@ class RunningAttempt(_message.Message):
     progress: TreeProgress
     inputs: int
     closing: bool
-    turns: int
-    def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., token: _Optional[int] = ..., uid: _Optional[str] = ..., phase: _Optional[_Union[AttemptPhase, str]] = ..., log_end: _Optional[int] = ..., resources: _Optional[_Union[ResourceUse, _Mapping]] = ..., progress: _Optional[_Union[TreeProgress, _Mapping]] = ..., inputs: _Optional[int] = ..., closing: bool = ..., turns: _Optional[int] = ...) -> None: ...
+    def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., token: _Optional[int] = ..., uid: _Optional[str] = ..., phase: _Optional[_Union[AttemptPhase, str]] = ..., log_end: _Optional[int] = ..., resources: _Optional[_Union[ResourceUse, _Mapping]] = ..., progress: _Optional[_Union[TreeProgress, _Mapping]] = ..., inputs: _Optional[int] = ..., closing: bool = ...) -> None: ...
 
 class TreeProgress(_message.Message):
     __slots__ = ("files", "bytes", "total_files", "total_bytes")

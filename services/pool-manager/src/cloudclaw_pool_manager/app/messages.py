@@ -175,7 +175,6 @@ def running(
         progress=tree_progress(progress),
         inputs=agent.told,
         closing=agent.closing,
-        turns=agent.transcript.turns,
     )
 
 

@@ -19,7 +19,7 @@ import structlog
 from cloudclaw.clock import Clock
 from cloudclaw.errors import CloudClawError, InvalidArgumentError, UnavailableError
 from cloudclaw_pool_manager.app.metrics import NodeMetrics
-from cloudclaw_pool_manager.app.timing import cancel, wait_until
+from cloudclaw_pool_manager.app.timing import cancel
 from cloudclaw_pool_manager.domain.slot import SlotState, quarantine
 from cloudclaw_pool_manager.ports.backend import PoolAdapter, Slot, SlotFailedError, SlotPhase, SlotStatus
 
@@ -376,9 +376,3 @@ class SlotPool:
     def _notify(self) -> None:
         for event in self.changed:
             event.set()
-
-
-async def wait_gone(entries: Sequence[SlotEntry], clock: Clock, seconds: float) -> bool:
-    """Wait until the processes of all these slots are gone; False when that takes longer."""
-    end = clock.boottime() + seconds
-    return all([await wait_until(entry.gone, clock, max(end - clock.boottime(), 0.0)) for entry in entries])
