@@ -89,7 +89,6 @@ async def test_every_turn_is_checkpointed_with_the_session_it_holds(agent_rig: R
     assert (report.uid, report.session_id, report.inputs, report.usage.input_tokens) == (task.uid, "s-1", 0, 3)
     say(sandbox, {"turn": 2})
     await rig.until(lambda: len(rig.leader.checkpoints) == 2)
-    await rig.until(lambda: [running.turns for running in rig.leader.heartbeats[-1].attempts] == [2])
 
 
 async def test_a_checkpoint_before_its_first_word_holds_no_session(agent_rig: Rig) -> None:
