@@ -86,6 +86,23 @@ def test_a_flood_on_standard_error_costs_little(runtime: str) -> None:
     assert time.process_time() - begin < 3.0
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"embedded run tool start: " * 300 + b"tool=a " * 1000,
+        b"[model-fetch] response " * 300 + b" status=4x " * 600,
+        b"embedded run agent end: " * 300 + b" isError=true" * 600,
+        b"embedded run start: sessionId=" * 500,
+        b"embedded run tool start: tool=" + b"a" * 16_000,
+    ],
+)
+def test_words_of_a_log_said_again_and_again_are_looked_through_once(line: bytes) -> None:
+    parser = parser_for("openclaw")
+    begin = time.process_time()
+    parser.feed(STDERR, (line + b"\n") * 70)
+    assert time.process_time() - begin < 1.5  # 6 s before, 0.1 s now
+
+
 def test_after_a_line_that_is_too_long_the_next_ones_are_read() -> None:
     parser = parser_for("claude-code")
     for piece in pieces(b"{" + b"a" * (3 * MAX_LINE) + b"\n" + SAID, 64 << 10):

@@ -35,6 +35,9 @@ from cloudclaw.agents.wording import kind_in
 NAME: Final = "openclaw"
 
 _MAX_LOG_LINE: Final = 16 << 10
+_SAYS: Final = re.compile(
+    r"embedded run (?:start|tool start|tool end|agent end): |\[model-fetch\] (?:start|response|error) "
+)
 _BEGUN: Final = re.compile(r"embedded run start: .*?\bsessionId=(\S+)(?: provider=\S+ model=(\S+))?")
 _ASKS: Final = re.compile(r"\[model-fetch\] start ")
 _REFUSED: Final = re.compile(r"\[model-fetch\] response .*\bstatus=([45]\d\d)\b")
@@ -74,28 +77,33 @@ class OpenClawParser(AgentParser):
         return events
 
     def _logged(self, said: str) -> list[AnyEvent]:
-        if _ASKS.search(said):
+        begin = _SAYS.search(said)
+        if begin is None:
+            return []
+        # Only there: a line that says it a thousand times would be looked through a thousand times.
+        said = said[begin.start() :]
+        if _ASKS.match(said):
             # All tools that the last answer called were run: only now is it sure that no other is to come.
             between, self.memory.between = self.memory.between, False
             return self.turn() if between else []
-        if found := _BEGUN.search(said):
+        if found := _BEGUN.match(said):
             known, self.memory.session = self.memory.session, brief(found[1])
             self.memory.model = brief(found[2] or "")
             return [] if known == self.memory.session else [Started(self.memory.session, NAME, self.memory.model)]
-        if found := _CALLS.search(said):
+        if found := _CALLS.match(said):
             call_id = brief(found[2])
             self.opened(call_id)
             self.memory.failures = 0
             return [ToolCall(call_id, brief(found[1]), "{}")]
-        if found := _RETURNED.search(said):
+        if found := _RETURNED.match(said):
             call_id = brief(found[1])
             self.memory.between = self.closed(call_id) or self.memory.between
             return [ToolResult(call_id, "", is_error="isError=true" in found[2])]
-        if found := _REFUSED.search(said):
+        if found := _REFUSED.match(said):
             return self._again(kind_of(int(found[1])), f"the model's endpoint answered with status {found[1]}")
-        if found := _UNREACHED.search(said):
+        if found := _UNREACHED.match(said):
             return self._again(ErrorKind.UNREACHABLE, cut(found[1], 500))
-        if found := _ENDED.search(said):
+        if found := _ENDED.match(said):
             return self._stopped(found[1] == "true", found[2] or said)
         return []
 
