@@ -53,8 +53,8 @@ SCENARIOS = [
     runs("network", tool("network")),
     runs("flood", tool("flood")),
     runs("again", tool("flood"), "kill -9 $PPID", last="It went on."),
-    runs("loud", "head -c 40000000 /dev/zero | tr '\\0' x > /proc/$PPID/fd/1; "
-                 "yes '{\"type\":\"result\"}' | head -n 500000 > /proc/$PPID/fd/1; echo LOUD"),
+    runs("loud", "head -c 20000000 /dev/zero | tr '\\0' x > /proc/$PPID/fd/1; "
+                 "yes '{\"type\":\"result\"}' | head -n 5000 > /proc/$PPID/fd/1; echo LOUD"),
     runs("forge", tool("forge"), last="The truth."),
     runs("leave", tool("leave")),
     runs("left", tool("left")),
