@@ -13,7 +13,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from cloudclaw.v1 import scheduler_pb2, task_pb2
 from tests.support.agents import AgentStack, answered, ask, events, parked, require_agents, send
-from tests.support.processes import alive
+from tests.support.processes import alive, with_variable
 
 SCRIPT = Path(__file__).with_name("agents.toml")
 RUNTIMES = ("claude-code", "opencode")
@@ -31,6 +31,11 @@ async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Agent
 
 def workspace(name: str) -> task_pb2.WorkspaceSelection:
     return task_pb2.WorkspaceSelection(name=name, mode=task_pb2.WORKSPACE_MODE_EXCLUSIVE)
+
+
+def commands(variable: str) -> set[str]:
+    """What runs on this machine with the environment variable."""
+    return {Path(f"/proc/{pid}/comm").read_text().strip() for pid in with_variable(variable)}
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -94,13 +99,21 @@ async def test_an_error_of_the_model_ends_it_by_its_name(
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-async def test_a_model_that_says_nothing_ends_in_silence(stack: AgentStack, runtime: str) -> None:
+@pytest.mark.parametrize(
+    ("timeouts", "reason"),
+    [
+        (task_pb2.Timeouts(silence=Duration(seconds=6)), task_pb2.END_REASON_SILENCE_TIMEOUT),
+        (task_pb2.Timeouts(run=Duration(seconds=6)), task_pb2.END_REASON_RUN_TIMEOUT),
+    ],
+    ids=["silence", "run"],
+)
+async def test_a_model_that_says_nothing_ends_at_a_timeout(
+    stack: AgentStack, runtime: str, timeouts: task_pb2.Timeouts, reason: task_pb2.EndReason
+) -> None:
     tenant = stack.tenant("silence")
-    task = await ask(
-        tenant, runtime, "Do it. [[scenario:silent]]", timeouts=task_pb2.Timeouts(silence=Duration(seconds=6))
-    )
+    task = await ask(tenant, runtime, "Do it. [[scenario:silent]]", timeouts=timeouts)
     await tenant.wait(task, timeout=60)
-    assert (await tenant.result(task)).reason == task_pb2.END_REASON_SILENCE_TIMEOUT
+    assert (await tenant.result(task)).reason == reason
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -123,13 +136,16 @@ async def test_a_model_that_never_stops_is_stopped_by_the_gateway(stack: AgentSt
     assert result.model_use.requests <= 4
 
 
-async def test_a_cancel_ends_an_agent_and_what_it_started(stack: AgentStack) -> None:
-    tenant = stack.tenant("cancel")
-    task = await ask(tenant, "claude-code", "Do it. [[scenario:silent]]")
-    await stack.model.asked_for("silent", 0)
+@pytest.mark.parametrize("runtime", RUNTIMES)
+async def test_a_cancel_ends_an_agent_and_what_it_started(stack: AgentStack, runtime: str) -> None:
+    tenant, scenario, mark = stack.tenant("cancel"), f"orphan-{runtime}", f"MARK_OF_{RUNTIMES.index(runtime)}"
+    task = await ask(tenant, runtime, f"Do it. [[scenario:{scenario}]]", env={mark: "1"})
+    await stack.model.asked_for(scenario, 1)
+    assert "sleep" in commands(mark), "what it started outlives the call of the tool"
     await tenant.scheduler.CancelTask(scheduler_pb2.CancelTaskRequest(task_id=task))
     done = await tenant.wait(task)
     assert done.state == task_pb2.TASK_STATE_CANCELED
+    assert commands(mark) == set()
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

@@ -34,6 +34,18 @@ def alive(pid: int) -> bool:
         return False
 
 
+def with_variable(name: str) -> list[int]:
+    """Processes of this machine that have the environment variable, as far as they may be looked at."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if f"{name}=".encode() in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
 def state(pid: int) -> str:
     """The one-letter state of a process, as in `/proc/PID/stat`."""
     stat = Path(f"/proc/{pid}/stat").read_text()
