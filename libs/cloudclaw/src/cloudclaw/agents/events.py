@@ -54,7 +54,8 @@ class Event(msgspec.Struct, frozen=True, tag=True):
 
 
 class Started(Event, frozen=True):
-    """The agent's process knows its session. `resumed`: it continues an earlier one."""
+    """The agent's process knows its session. `resumed`: it continues an earlier one, and
+    says so."""
 
     session_id: str
     agent: str = ""
