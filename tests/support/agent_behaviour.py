@@ -12,6 +12,7 @@ from cloudclaw_pool_manager.domain.attempt import KillReason
 from cloudclaw_pool_manager.ports.runtime import AgentAdapter, Input
 from tests.support import slots
 from tests.support.agent_rig import LIMITS, WORK, AgentRig, agent_rig, answers, asked, failing, playing, scenario
+from tests.support.processes import with_variable
 
 ERRORS = {
     "authentication": ("MODEL_AUTHENTICATION", False),
@@ -31,17 +32,21 @@ class AgentBehaviour:
         program: its binary.
         errors: reason and whether it is worth another attempt, by the model's error.
         most_requests: that it sends before it gives a failing model up.
-        session_files: where its sessions are, below the tree; the second tool's result is in them after its turn.
+        session_files: where its sessions are, below the tree, if it writes a turn down after it told it.
         stored: bytes that are in these files once the second turn is, and how often.
         unknown_session: an id as it gives them.
+        says_unknown: what its end says of such a session.
+        kills_itself: a command of its tool that ends it.
     """
 
     program: ClassVar[str]
     errors: ClassVar[dict[str, tuple[str, bool]]] = ERRORS
     most_requests: ClassVar[int] = 6
-    session_files: ClassVar[str]
-    stored: ClassVar[tuple[bytes, int]]
+    session_files: ClassVar[str] = ""
+    stored: ClassVar[tuple[bytes, int]] = (b"", 0)
     unknown_session: ClassVar[str] = "11111111-2222-4333-8444-555555555555"
+    says_unknown: ClassVar[str] = ""
+    kills_itself: ClassVar[str] = "kill -9 $PPID"
 
     def adapter(self, rig: AgentRig, **options: Any) -> AgentAdapter:
         raise NotImplementedError
@@ -87,6 +92,37 @@ class AgentBehaviour:
         async with playing(rig, WORK):
             _, verdict = await rig.run(self.adapter(rig), session_id=self.unknown_session)
         assert (verdict.reason, verdict.retryable) == ("BAD_CONFIGURATION", False), verdict
+        assert self.says_unknown in verdict.message
+
+    async def test_the_next_task_goes_on_with_its_session(self, rig: AgentRig) -> None:
+        adapter = self.adapter(rig)
+        async with playing(rig, WORK) as model:
+            first, verdict = await rig.run(adapter)
+            assert verdict.succeeded, first.text
+            before = len(model.requests)
+            request = rig.request(session_id=verdict.session_id, prompt="[[scenario:work]] And once more.")
+            second = await rig.start(adapter, request, tree=rig.copy(first.tree))
+            again = await second.ended()
+            assert again.succeeded, second.text
+            assert again.session_id == verdict.session_id
+            bodies = [json.dumps(one["body"]) for one in model.requests[before:]]
+            asked_with = [body for body in bodies if "And once more." in body]
+        assert any("Write hello.txt, please." in body and "The file is written." in body for body in asked_with), [
+            (one["path"], one.get("scenario"), one.get("turn"), len(json.dumps(one["body"])))
+            for one in model.requests[before:]
+        ]
+        assert first.transcript.usage is not None
+        assert second.transcript.usage is not None
+        assert second.transcript.usage.output_tokens == first.transcript.usage.output_tokens, "of this attempt alone"
+
+    async def test_endless_tool_calls_are_seen_as_turns_and_leave_no_process(self, rig: AgentRig) -> None:
+        mark = f"MARK_OF_ENDLESS_{self.program.upper()}"
+        async with playing(rig, scenario({"tools": [{"bash": "echo {turn}"}], "repeat": 0})):
+            run = await rig.start(self.adapter(rig), rig.request(env={mark: "1"}))
+            await run.until(lambda transcript: transcript.turns >= 4, 120)
+            assert with_variable(mark)
+            await run.kill()
+        assert with_variable(mark) == []
 
     async def test_after_a_kill_the_session_goes_on_from_a_copy(self, rig: AgentRig) -> None:
         adapter = self.adapter(rig)
@@ -94,7 +130,10 @@ class AgentBehaviour:
         async with playing(rig, script) as model:
             first = await rig.start(adapter, rig.request())
             await model.wait_for(lambda requests: any(one["turn"] == 2 for one in requests), 120)
-            await first.wrote(self.session_files, *self.stored)
+            if self.session_files:
+                await first.wrote(self.session_files, *self.stored)
+            else:
+                await first.until(lambda transcript: transcript.turns == 2)
             await first.kill()
             await model.release("last")
             before = len(model.requests)
@@ -119,7 +158,7 @@ class AgentBehaviour:
         assert len(asked(model)) == 1
 
     async def test_an_agent_that_dies_at_work_is_worth_another_attempt(self, rig: AgentRig) -> None:
-        async with playing(rig, scenario({"tools": [{"bash": "kill -9 $PPID; sleep 60"}]})):
+        async with playing(rig, scenario({"tools": [{"bash": f"{self.kills_itself}; sleep 60"}]})):
             run, verdict = await rig.run(self.adapter(rig), conversation=True)
         assert not verdict.succeeded
         assert verdict.reason in ("KILLED_BY_SIGNAL", "AGENT_FAILED"), run.text
