@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import structlog
@@ -100,7 +102,7 @@ class DockerPool(SupervisedPool[ContainerSlot]):
         try:
             slot = await super()._start(number)
         except (SlotFailedError, FencedIncarnationError, UnavailableError, OSError) as error:
-            if not isinstance(error, spawn.SlotLockedError):
+            if self._owner is not None and not isinstance(error, spawn.SlotLockedError):
                 await self._clean(number)
             raise
         try:
@@ -217,15 +219,7 @@ class DockerPool(SupervisedPool[ContainerSlot]):
 
     def _equip(self) -> None:
         directory = self._config.node_dir
-        identity = directory / "identity"
-        try:
-            found = identity.read_text().strip()
-        except FileNotFoundError:
-            found = secrets.token_hex(16)
-            new = identity.with_suffix(".new")
-            new.write_text(f"{found}\n")
-            new.rename(identity)
-        self._owner = spec.Owner(found, handover.library(directory / "lib"), self._apparmor)
+        self._owner = spec.Owner(_identity(directory), handover.library(directory / "lib"), self._apparmor)
 
     async def _listed(self, owner: spec.Owner) -> list[Container]:
         """Our containers; none while the engine is away, since it has none to remove either."""
@@ -276,3 +270,15 @@ class DockerPool(SupervisedPool[ContainerSlot]):
         except (TimeoutError, UnavailableError, SlotFailedError):
             return ""
         return f"the container {name} was removed"
+
+
+def _identity(directory: Path) -> str:
+    """The name by which the node's directory knows its containers. Of two that make it at once both get the same."""
+    path = directory / "identity"
+    new = directory / f"identity.{secrets.token_hex(8)}"
+    if not path.exists():
+        new.write_text(f"{secrets.token_hex(16)}\n")
+        with contextlib.suppress(FileExistsError):
+            os.link(new, path)
+        new.unlink()
+    return path.read_text().strip()

@@ -9,6 +9,7 @@ import select
 import shutil
 import socket
 import struct
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -150,9 +151,9 @@ def library(directory: Path) -> Path:
     made = directory / digest
     if made.is_dir():
         return made
-    new = directory / f".{digest}.{os.getpid()}"
-    shutil.rmtree(new, ignore_errors=True)
-    (new / package.name).mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=f".{digest}.", dir=directory))  # others may make the same just now
+    (new / package.name).mkdir()
     for name, content in sources.items():
         (new / package.name / name).write_bytes(content)
     for path in [new, *new.rglob("*")]:
