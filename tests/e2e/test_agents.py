@@ -17,15 +17,16 @@ from tests.support.processes import alive, with_variable
 
 SCRIPT = Path(__file__).with_name("agents.toml")
 RUNTIMES = ("claude-code", "opencode")
+ALL = (*RUNTIMES, "openclaw", "codex", "gemini")
 pytestmark = [pytest.mark.agents, pytest.mark.timeout(240), pytest.mark.asyncio(loop_scope="module")]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def stack(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[AgentStack]:
     """Two nodes of two slots."""
-    require_agents(*RUNTIMES)
+    require_agents(*ALL)
     async with AgentStack(tmp_path_factory.mktemp("agents"), SCRIPT, nodes=2, slots=2) as stack:
-        await stack.wait_ready(*RUNTIMES, nodes=2)
+        await stack.wait_ready(*ALL, nodes=2)
         yield stack
 
 
@@ -38,12 +39,12 @@ def commands(variable: str) -> set[str]:
     return {Path(f"/proc/{pid}/comm").read_text().strip() for pid in with_variable(variable)}
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", ALL)
 async def test_an_answer_comes_with_files_usage_session_and_events(stack: AgentStack, runtime: str) -> None:
     tenant = stack.tenant(f"t-{runtime}")
     await tenant.create_workspace("tree")
     task = await ask(tenant, runtime, "Say hello. [[scenario:hello]]", workspace=workspace("tree"))
-    done = await tenant.wait(task)
+    done = await tenant.wait(task, timeout=120)
     result = await tenant.result(task)
     assert done.state == task_pb2.TASK_STATE_SUCCEEDED, result
     assert result.final_message == "It is written."
@@ -134,6 +135,24 @@ async def test_a_model_that_never_stops_is_stopped_by_the_gateway(stack: AgentSt
     result = await tenant.result(task)
     assert result.reason == task_pb2.END_REASON_REQUEST_LIMIT, result
     assert result.model_use.requests <= 4
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        (task_pb2.ModelLimits(tokens=500), task_pb2.END_REASON_TOKEN_LIMIT),
+        (task_pb2.ModelLimits(spend_usd=0.000001), task_pb2.END_REASON_SPEND_LIMIT),
+    ],
+)
+async def test_tokens_and_money_are_limited_by_the_gateway(
+    stack: AgentStack, limits: task_pb2.ModelLimits, reason: task_pb2.EndReason
+) -> None:
+    tenant = stack.tenant("spending")
+    task = await ask(tenant, "claude-code", "Do it. [[scenario:endless]]", model_limits=limits)
+    await tenant.wait(task, timeout=90)
+    result = await tenant.result(task)
+    assert result.reason == reason, result
+    assert result.model_use.requests >= 1
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

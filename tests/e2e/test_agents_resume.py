@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cloudclaw.v1 import task_pb2
-from tests.support.agents import AGENTS, AgentStack, answered, ask, checkpoint, events, require_agents
+from tests.support.agents import AGENTS, AgentStack, answered, ask, events, require_agents
+from tests.support.processes import eventually
 from tests.support.stack import Tenant
 
 SCRIPT = Path(__file__).with_name("agents.toml")
@@ -26,10 +27,13 @@ async def test_a_session_goes_on_elsewhere_and_no_turn_is_run_twice(tmp_path: Pa
 
 
 async def checkpointed(tenant: Tenant, task: str) -> None:
-    """Until the turn that is complete now is in a checkpoint; one that is asked for waits until it is written down."""
-    told = await events(tenant, task)
-    assert [event.progress.phase for event in told if event.progress.phase == "turn"], told
-    await checkpoint(tenant, task)
+    """Until the turn that is complete now is in a checkpoint, which nobody asks for: they follow the agent's turns."""
+
+    async def taken() -> bool:
+        checkpoint = (await tenant.get(task)).checkpoint.snapshot_id
+        return bool(checkpoint) and await tenant.read_file("tree", "turns", checkpoint) == b"one\ntwo\n"
+
+    await eventually("the second turn is in a checkpoint", taken, 30.0)
 
 
 async def loses_its_node(stack: AgentStack, runtime: str) -> None:

@@ -118,12 +118,6 @@ async def ask(tenant: Tenant, runtime: str, prompt: str, **spec: Any) -> str:
     return await tenant.submit(runtime=runtime, prompt=prompt, **spec)
 
 
-async def checkpoint(tenant: Tenant, task_id: str) -> task_pb2.SnapshotRef:
-    """Take one now; returns when it is recorded."""
-    request = scheduler_pb2.CheckpointTaskRequest(task_id=task_id)
-    return (await tenant.scheduler.CheckpointTask(request)).checkpoint
-
-
 async def send(tenant: Tenant, task_id: str, text: str, message_id: str, *, end: bool = False) -> bool:
     """Say something in a conversation; whether it was new."""
     request = scheduler_pb2.SendInputRequest(task_id=task_id, message_id=message_id, text=text, end=end)

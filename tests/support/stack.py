@@ -120,9 +120,9 @@ class Tenant:
     async def create_workspace(self, name: str) -> None:
         await self.workspaces.CreateWorkspace(workspace_pb2.CreateWorkspaceRequest(name=name))
 
-    async def read_file(self, workspace: str, path: str) -> bytes:
-        """One file of a workspace's head."""
-        request = workspace_pb2.ReadFileRequest(workspace=workspace, path=path)
+    async def read_file(self, workspace: str, path: str, snapshot: str = "") -> bytes:
+        """One file of a workspace's head, or of a snapshot."""
+        request = workspace_pb2.ReadFileRequest(workspace=workspace, path=path, snapshot_id=snapshot)
         return b"".join([r.data async for r in self.workspaces.ReadFile(request)])
 
     async def close(self) -> None:
