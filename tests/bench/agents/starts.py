@@ -15,7 +15,7 @@ from tests.bench.agents.stacks import BenchStack
 from tests.bench.report import Row, percentile
 from tests.support.stack import Tenant
 
-RUNS = {"claude-code": 10, "opencode": 5, "openclaw": 3}
+RUNS = {"claude-code": 8, "opencode": 4, "openclaw": 2}
 SLOTS = 2
 CAN_WAIT = ("claude-code", "opencode")
 ONE_TURN = [{"text": "Done."}]
