@@ -16,6 +16,8 @@ from tests.support.processes import kill
 NODES = 6
 RUNTIME = "claude-code"
 TURN = 2
+THINKS = 1.0
+"""Seconds of each turn before. Of agents whose model answers in less than 0.3 s not every turn has a checkpoint."""
 INTO = (0.0, 0.2, 0.5, 1.0, 2.0)
 """Seconds that the model has been thinking when the node dies, of each kill."""
 
@@ -55,7 +57,7 @@ async def measure(directory: Path) -> list[Row]:
 
 def _scenario(number: int) -> dict[str, Any]:
     turns: list[dict[str, Any]] = [
-        {"text": f"Turn {turn}.", "tools": [{"bash": f"echo {turn} >> turns"}], "delay": 0.3} for turn in range(TURN)
+        {"text": f"Turn {turn}.", "tools": [{"bash": f"echo {turn} >> turns"}], "delay": THINKS} for turn in range(TURN)
     ]
     held = {"text": "On.", "tools": [{"bash": "echo on >> turns"}], "hold": f"kill{number}"}
     return {"name": f"kill{number}", "turns": [*turns, held, {"text": "All done."}]}
