@@ -164,6 +164,7 @@ async def proxied_node(stack: Stack, scheduler: str) -> None:
     """One more node, `cut-off`, that reaches the scheduler only through `scheduler`."""
     environment = stack.environment_of("pool-manager@node-1")
     environment["CLAW_POOL_MANAGER_NODE_ID"] = "cut-off"
+    del environment["CLAW_POOL_MANAGER_GATEWAY_SOCKET"]  # a gateway obeys one node's manager
     environment["CLAW_POOL_MANAGER_NODE_DIR"] = str(stack.directory / "cut-off")
     environment["CLAW_POOL_MANAGER_SCHEDULER_ENDPOINTS"] = f'["{scheduler}"]'
     environment["CLAW_POOL_MANAGER_SERVER__LISTEN"] = "127.0.0.1:0"
