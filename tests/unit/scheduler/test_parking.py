@@ -117,6 +117,18 @@ async def test_a_conversation_that_idles_ends_with_its_last_answer(
     assert len(stored) == (size > 1000), "an answer that another took the place of is removed"
 
 
+async def test_an_attempt_that_parks_without_a_word_leaves_what_was_said_before(host: Host, talker: Talker) -> None:
+    task_id = await talker.talk()
+    await host.park(await host.next(), "c-1", final_message="so far")
+    await talker.parked(task_id)
+    await talker.say(task_id, "m1")
+    await host.park(await host.next(), "c-2", inputs=1)
+    await talker.parked(task_id)
+    await talker.say(task_id, "m2", "", end=True)
+    await host.finish(await host.next(), inputs=1)
+    assert (await talker.result(task_id)).final_message == "so far"
+
+
 async def test_a_delayed_input_wakes_a_parked_conversation(host: Host, talker: Talker) -> None:
     task_id = await talker.talk(idle=3600)
     await host.park(await host.next(), "c-1")

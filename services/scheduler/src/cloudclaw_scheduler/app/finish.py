@@ -193,7 +193,9 @@ class Finisher:
         """The attempt gives its slot back; what it said last is kept, should nothing follow."""
         record = task.record
         assert outcome.snapshot is not None
-        part = task_pb2.Result(final_message=reported.final_message, session_id=outcome.session)
+        # An attempt that found nothing to do says nothing.
+        said = reported.final_message or await self._results.last_words(record)
+        part = task_pb2.Result(final_message=said, session_id=outcome.session)
         inline, name = await self._results.place(record, record.uid, part, most=PARKED_INLINE)
         after = conversation.parked(
             record,
