@@ -169,7 +169,9 @@ async def test_the_more_precise_reason_wins(node: Node, slot: Slot) -> None:
 
 
 async def test_without_control_groups_the_supervisor_watches(node: Node) -> None:
-    slot = await node.pool(use_cgroups=False).provision(0)
+    # A container has a limit of its own, which a task must not reach between two looks of the supervisor.
+    roomy = replace(LIMITS, memory_bytes=8 << 30)
+    slot = await node.pool(use_cgroups=False, defaults=roomy).provision(0)
     assert slot.enforcement.memory is Mechanism.WATCHED
     assert slot.enforcement.pids is Mechanism.RLIMIT
     ended = await slots.python(node, slot, EAT, limits=replace(LIMITS, memory_bytes=64 << 20))
