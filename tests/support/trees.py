@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -79,6 +79,20 @@ def without_rights(work: Callable[[], T]) -> T:
     """Do `work` as a user whom modes stop, even when the tests run as root."""
     with acting_as(OUTSIDER if os.geteuid() == 0 else None):
         return work()
+
+
+def paths_beneath(folder: Path) -> Iterator[Path]:
+    """All paths below a folder in which others are at work: what goes meanwhile is left out, other errors are raised.
+
+    (`Path.rglob` raises when a directory goes between its being listed and its being read.)
+    """
+
+    def unless_gone(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    for at, directories, files in os.walk(folder, onerror=unless_gone):
+        yield from (Path(at, name) for name in [*directories, *files])
 
 
 def give_away(folder: Path) -> None:
