@@ -7,12 +7,14 @@ import time
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 
+import msgspec
 import pytest
 
 from cloudclaw.agents.events import MOST, Message, ToolResult, Usage, UsageReport
 from cloudclaw.agents.parser import MAX_LINE, STDERR, STDOUT, SYSTEM, mark
 from cloudclaw.agents.reading import as_text
 from cloudclaw.agents.registry import GROUP, parser_for
+from cloudclaw.agents.transcript import Transcript
 
 RUNTIMES = sorted({"command", *(point.name for point in entry_points(group=GROUP))})
 MIB = 1 << 20
@@ -94,6 +96,7 @@ def test_a_flood_on_standard_error_costs_little(runtime: str) -> None:
         b"embedded run agent end: " * 300 + b" isError=true" * 600,
         b"embedded run start: sessionId=" * 500,
         b"embedded run tool start: tool=" + b"a" * 16_000,
+        b"embedded run tool start: " + b"tool=" * 3000,
     ],
 )
 def test_words_of_a_log_said_again_and_again_are_looked_through_once(line: bytes) -> None:
@@ -101,6 +104,45 @@ def test_words_of_a_log_said_again_and_again_are_looked_through_once(line: bytes
     begin = time.process_time()
     parser.feed(STDERR, (line + b"\n") * 70)
     assert time.process_time() - begin < 1.5  # 6 s before, 0.1 s now
+
+
+HALF = "\\ud800"
+HALVES = {
+    "escaped": lambda line: line,
+    "as bytes": lambda line: line.replace(HALF.encode(), b"\xed\xa0\x80"),
+    "in UTF-16": lambda line: line.decode().encode("utf-16-le"),
+    "in UTF-16 of the other order": lambda line: line.decode().encode("utf-16-be"),
+    "in UTF-32": lambda line: line.decode().encode("utf-32-le"),
+}
+"""Ways to write half of a surrogate pair, which no message can carry. JSON given as bytes may be in any of these."""
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("way", HALVES)
+def test_halves_of_surrogate_pairs_reach_no_event(runtime: str, way: str) -> None:
+    parser = parser_for(runtime)
+    words: list[dict[str, object]] = [
+        {"type": "system", "subtype": "init", "session_id": HALF},
+        {"type": "result", "subtype": "success", "is_error": False, "result": HALF},
+        {"type": "session", "sessionID": HALF},
+        {"type": "text", "part": {"text": HALF}},
+        {"type": "thread.started", "thread_id": HALF},
+        {"type": "init", "session_id": HALF},
+        {"type": "message", "role": "assistant", "content": HALF},
+        {"payloads": [{"text": HALF}], "meta": {"agentMeta": {"sessionId": HALF}}},
+        {"message": f"embedded run start: sessionId={HALF}"},
+    ]
+    seen = Transcript()
+    for word in words:
+        line = HALVES[way](json.dumps(word).replace(r"\\ud800", HALF).encode())
+        for stream in (STDOUT, STDERR):
+            for event in parser.feed(stream, line + b"\n"):
+                seen.apply(event)
+                msgspec.msgpack.encode(event)
+    for event in parser.close():
+        seen.apply(event)
+    parser.dump()
+    seen.dump()
 
 
 def test_after_a_line_that_is_too_long_the_next_ones_are_read() -> None:

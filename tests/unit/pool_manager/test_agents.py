@@ -6,11 +6,13 @@ import pytest
 
 from cloudclaw.agents.events import MOST, AnyEvent, Message
 from cloudclaw.agents.parser import SYSTEM, PlainParser
+from cloudclaw.agents.transcript import Transcript
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1 import task_pb2
 from cloudclaw_pool_manager.app.agent import ENDS_WITHIN
 from cloudclaw_pool_manager.app.manager import Behaviour
-from cloudclaw_pool_manager.domain.attempt import KillReason
+from cloudclaw_pool_manager.domain.attempt import Exit, KillReason
+from cloudclaw_pool_manager.ports.runtime import RunRequest, Verdict
 from cloudclaw_supervisor.frames import MAX_PAYLOAD
 from tests.support.fake_agent import Parrot, ParrotParser, say
 from tests.unit.pool_manager.agents import agents, answer, asked, probed
@@ -282,6 +284,56 @@ async def test_a_parser_that_fails_ends_its_attempt_and_nothing_else() -> None:
         await rig.gone(again)
     finally:
         await rig.close()
+
+
+class Careless(ParrotParser):
+    """A third party's, which lets pass what no message can carry."""
+
+    def feed(self, stream: int, data: bytes) -> list[AnyEvent]:
+        return [Message("assistant", "\ud800")] if b"half" in data else super().feed(stream, data)
+
+
+async def test_words_that_cannot_be_written_down_harm_their_attempt_only() -> None:
+    class Adapter(Parrot):
+        def parser(self) -> Careless:
+            return Careless()
+
+        def judge(self, request: RunRequest, exit: Exit, transcript: Transcript) -> Verdict:
+            return Verdict(True, "COMPLETED", "an \udcff", final_message="\ud83d", session_id="\ud800")
+
+    rig = await agents(Adapter())
+    try:
+        task, sandbox = await asked(rig)
+        other, neighbour = await asked(rig)
+        sandbox.write(b"half\n")
+        sandbox.write(b"x" * (2 << 20) + b"\n")
+        await rig.until(lambda: sandbox.forgotten > 1 << 20)
+        sandbox.finish(0)
+        await rig.gone(task)
+        assert (rig.report_of(task).state, rig.report_of(task).final_message) == (
+            task_pb2.ATTEMPT_STATE_SUCCEEDED,
+            "?",
+        )
+        neighbour.finish(0)
+        await rig.gone(other)
+    finally:
+        await rig.close()
+
+
+@pytest.mark.parametrize("half", [b"\\ud800", b"\xed\xa0\x80"])
+async def test_half_a_character_that_an_agent_says_costs_its_node_nothing(agent_rig: Rig, half: bytes) -> None:
+    rig = agent_rig
+    task, sandbox = await asked(rig)
+    sandbox.write(b'{"session": "s-%s"}\n{"says": "%s"}\n' % (half, half))
+    sandbox.write(b"x" * (2 << 20) + b"\n")
+    await rig.until(lambda: sandbox.forgotten > 1 << 20)
+    await rig.crash()
+    await rig.start()
+    sandbox.write(b'{"done": "%s"}\n{"done": "whole"}\n' % half)
+    await rig.until(lambda: bool(sandbox.inputs))
+    sandbox.finish(0)
+    await rig.gone(task)
+    assert rig.report_of(task).final_message == "whole"
 
 
 async def test_use_that_no_message_can_carry_is_told_as_the_most(agent_rig: Rig) -> None:

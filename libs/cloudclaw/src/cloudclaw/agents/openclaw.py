@@ -6,7 +6,6 @@ The document has the answer, the use of models and the failure. Turns, tools and
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -28,7 +27,7 @@ from cloudclaw.agents.events import (
     cut,
 )
 from cloudclaw.agents.kinds import kind_of
-from cloudclaw.agents.parser import MAX_LINE
+from cloudclaw.agents.parser import MAX_LINE, decoded
 from cloudclaw.agents.reading import AgentMemory, AgentParser, brief, count, money
 from cloudclaw.agents.wording import kind_in
 
@@ -42,7 +41,7 @@ _BEGUN: Final = re.compile(r"embedded run start: .*?\bsessionId=(\S+)(?: provide
 _ASKS: Final = re.compile(r"\[model-fetch\] start ")
 _REFUSED: Final = re.compile(r"\[model-fetch\] response .*\bstatus=([45]\d\d)\b")
 _UNREACHED: Final = re.compile(r"\[model-fetch\] error .*?\bmessage=(.*)")
-_CALLS: Final = re.compile(r"embedded run tool start: .*?\btool=(\S+) toolCallId=(\S+)")
+_CALLS: Final = re.compile(r"embedded run tool start: .*?\btool=(\S{1,200}) toolCallId=(\S+)")
 _RETURNED: Final = re.compile(r"embedded run tool end: .*?\btoolCallId=(\S+)(.*)")
 _ENDED: Final = re.compile(r"embedded run agent end: .*?\bisError=(true|false)(?:.* rawError=(.*))?")
 _REPEATED: Final = frozenset({ErrorKind.RATE_LIMIT, ErrorKind.OVERLOADED, ErrorKind.SERVER, ErrorKind.UNREACHABLE})
@@ -193,7 +192,7 @@ def _message(line: bytes) -> str:
     """What a line of the log says."""
     if line.startswith(b"{"):
         try:
-            return str(json.loads(line)["message"])
+            return str(decoded(line)["message"])
         except (ValueError, KeyError, TypeError, RecursionError):
             pass
     return line.decode(errors="replace")

@@ -156,10 +156,19 @@ class JsonLines:
         if not _LEAST <= len(line) <= MAX_LINE or not line.lstrip().startswith(b"{") or _crowded(line):
             return []
         try:
-            value = _clean(json.loads(line)) if b"\\u" in line else json.loads(line)
+            value = decoded(line)
             return marked(value) if system else self.on_object(value)
         except Exception:  # noqa: BLE001 - hostile input: whatever a line breaks, it breaks for itself alone
             return []
+
+
+def decoded(line: bytes) -> Any:
+    """The JSON in `line`, in words that UTF-8 can hold. `ValueError` or `RecursionError` for what is none.
+
+    As UTF-8 and nothing else: given bytes, `json` would guess other encodings, and let halves of surrogate pairs pass.
+    """
+    text = line.decode()
+    return _clean(json.loads(text)) if "\\u" in text else json.loads(text)
 
 
 def _crowded(line: bytes) -> bool:

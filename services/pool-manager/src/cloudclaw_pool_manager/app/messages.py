@@ -197,11 +197,11 @@ def report(attempt: AttemptId, outcome: Outcome) -> scheduler_pb2.AttemptReport:
     message = scheduler_pb2.AttemptOutcome(
         state=f"ATTEMPT_STATE_{outcome.state}",
         reason=f"END_REASON_{outcome.reason}",
-        message=outcome.message,
+        message=_said(outcome.message),
         exit_code=outcome.exit_code,
         log_end=outcome.log_end,
-        final_message=outcome.final_message,
-        session_id=outcome.session_id,
+        final_message=_said(outcome.final_message),
+        session_id=_said(outcome.session_id),
         changed_files=changes,
         changed_files_truncated=len(outcome.changes) > len(changes),
         artifacts=artifacts,
@@ -229,8 +229,8 @@ def checkpoint_report(attempt: AttemptId, checkpoint: Checkpoint) -> scheduler_p
         token=attempt.token,
         uid=attempt.uid,
         request=checkpoint.request,
-        failure=checkpoint.failure,
-        session_id=checkpoint.session_id,
+        failure=_said(checkpoint.failure),
+        session_id=_said(checkpoint.session_id),
         inputs=checkpoint.inputs,
         answered=checkpoint.answered,
         usage=_usage(checkpoint.usage),
@@ -328,6 +328,11 @@ def _text(path: bytes) -> str:
         return path.decode()
     except UnicodeDecodeError:
         return quote_from_bytes(path)
+
+
+def _said(text: str) -> str:
+    """`text` as a message can carry it, wherever it came from: a report that cannot be made is never delivered."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _mode(mode: task_pb2.WorkspaceMode, named: bool) -> Mode:

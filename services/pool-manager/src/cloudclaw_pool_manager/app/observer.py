@@ -143,7 +143,9 @@ class Observer:
         """What `parse` understands. A third party's parser may fail at what a task prints; the attempt goes on as one
         that says nothing of itself."""
         try:
-            return parse()
+            events = parse()
+            msgspec.msgpack.encode(events)  # what cannot be written down can be neither remembered nor reported
+            return events
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not hold up the attempt's end
             self._give_up(error)
             return [Note("note", "its parser failed; the log has the rest")]
