@@ -10,19 +10,19 @@ import json
 import os
 import subprocess
 import threading
-import time
-import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 from cloudclaw.cli.dev.agents import default_prefix
+from cloudclaw.testing.scripted_model import ModelClient
 from deploy.demo.stage import CLAW, Tenant, Victim, say
 
 SCRIPT: Final = Path(__file__).with_name("agent.toml")
 SCENARIO: Final = "weeks"
 KILLED_IN: Final = 3
 """Index of the turn whose model call is held until the node is dead."""
+HOLD: Final = "killed"
+"""What that turn waits for, in the script."""
 TURNS: Final = 6
 PROMPT: Final = (
     "Teach seconds() in src/cloudclaw/cloudclaw/cli/text.py that 2w are two weeks. Write a test first, and run it."
@@ -49,18 +49,18 @@ def options() -> list[str]:
 
 def show(tenant: Tenant, stack: Path, ready: dict[str, Any]) -> Victim:
     """Play it; answers the node that was killed. Ends the demo when something is not as it should be."""
-    model = Model(ready["endpoints"]["scripted-model"])
+    model = ModelClient(ready["endpoints"]["scripted-model"])
     say("An agent: Claude Code changes the same tree. Its model here is SCRIPTED; all else is real")
     tenant.claw("ws", "fork", "code", "fix")
     task = tenant.submit("--runtime", "claude-code", "--workspace", "fix", "--prompt", PROMPT)
     say("What it does, as it comes")
     events = Events(tenant, task)
-    wait_until(lambda: model.served(KILLED_IN) >= 1, events, "its model was asked for the turn in which its node dies")
+    wait_until_asked(model, events, "its model is asked for the turn in which its node dies")
     # Checkpoints follow the agent's turns by themselves; one that is answered is one to count on.
     tenant.claw("checkpoint", task)
     victim = Victim(tenant.get(task)["attempts"][-1]["node"], stack, ready)
-    wait_until(lambda: model.served(KILLED_IN, gone=True) >= 1, events, "the model saw that who had asked is gone")
-    model.release()
+    wait_until_asked(model, events, "the model sees that who had asked is gone", gone=True)
+    model.release(HOLD)
     say("It goes on elsewhere, with its files and its conversation")
     events.wait()
     check(tenant, task, model, victim)
@@ -96,33 +96,11 @@ class Events:
             print(f"  │ {line.rstrip()}", flush=True)
 
 
-class Model:
-    """The scripted model: what it was asked, and the turn that it holds."""
-
-    def __init__(self, address: str) -> None:
-        self._url = f"http://{address}/scripted"
-
-    def turns(self) -> list[dict[str, Any]]:
-        """The requests for turns of the scenario, in order."""
-        with urllib.request.urlopen(f"{self._url}/requests", timeout=10) as answer:
-            entries = json.load(answer)["requests"]
-        return [entry for entry in entries if entry["scenario"] == SCENARIO]
-
-    def served(self, index: int, *, gone: bool = False) -> int:
-        """How often that turn was asked for; by those who went away before the answer, with `gone`."""
-        return sum(entry["turn"] == index and entry["client_gone"] >= gone for entry in self.turns())
-
-    def release(self) -> None:
-        """Let the turn that it holds go on."""
-        request = urllib.request.Request(f"{self._url}/release?name=killed", method="POST")
-        urllib.request.urlopen(request, timeout=10).close()
-
-
-def check(tenant: Tenant, task: str, model: Model, victim: Victim) -> None:
+def check(tenant: Tenant, task: str, model: ModelClient, victim: Victim) -> None:
     """What came of it, and the proof that it went on where it was."""
     result = tenant.result(task)
     attempts = result["attempts"]
-    asked = model.turns()
+    asked = model.requests(SCENARIO)
     answered = [entry["turn"] for entry in asked if entry["bytes_sent"] and not entry["client_gone"]]
     resumed = asked[-(TURNS - KILLED_IN)] if len(asked) >= TURNS - KILLED_IN else {"body": {"messages": []}}
     known = tool_calls(resumed["body"])
@@ -166,11 +144,10 @@ def expect(what: str, holds: bool) -> None:
     print(f"  ✓ {what}")
 
 
-def wait_until(holds: Callable[[], bool], events: Events, what: str) -> None:
-    """Wait for it; ends the demo when it does not come."""
-    deadline = time.monotonic() + WITHIN
-    while not holds():
-        if time.monotonic() > deadline:
-            events.close()
-            raise SystemExit(f"within {WITHIN:g} s this did not come: {what}")
-        time.sleep(0.05)
+def wait_until_asked(model: ModelClient, events: Events, what: str, *, gone: bool = False) -> None:
+    """Wait until the turn in which the node dies was asked for; ends the demo when that does not come."""
+    try:
+        model.asked_for(SCENARIO, KILLED_IN, gone=gone, within=WITHIN)
+    except TimeoutError as error:
+        events.close()
+        raise SystemExit(f"this did not come: {what}. {error}") from None

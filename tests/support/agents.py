@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cloudclaw.rpc.channel import open_channel
+from cloudclaw.testing.scripted_model import ModelClient
+from cloudclaw.testing.scripted_model.record import Entry
 from cloudclaw.v1 import scheduler_pb2, scheduler_pb2_grpc, task_pb2
 from tests.support.processes import eventually
 from tests.support.require import require_agent
@@ -64,51 +64,25 @@ class AgentStack(Stack):
 
 
 class Model:
-    """The scripted model's own doors."""
+    """The scripted model's own doors (`ModelClient`), for tests that must not block."""
 
     def __init__(self, address: str):
-        self._url = f"http://{address}/scripted"
+        self._client = ModelClient(address)
 
-    async def requests(self, scenario: str) -> list[dict[str, Any]]:
+    async def requests(self, scenario: str) -> list[Entry]:
         """What was asked of a scenario, in order; side calls (titles, counts) are not among them."""
-
-        def read() -> list[dict[str, Any]]:
-            with urllib.request.urlopen(f"{self._url}/requests", timeout=10) as answer:
-                entries = json.load(answer)["requests"]
-            return [entry for entry in entries if entry["scenario"] == scenario and entry["turn"] is not None]
-
-        return await asyncio.to_thread(read)
-
-    async def everything(self) -> list[dict[str, Any]]:
-        """All requests."""
-
-        def read() -> list[dict[str, Any]]:
-            with urllib.request.urlopen(f"{self._url}/requests", timeout=10) as answer:
-                entries: list[dict[str, Any]] = json.load(answer)["requests"]
-            return entries
-
-        return await asyncio.to_thread(read)
+        return await asyncio.to_thread(self._client.requests, scenario)
 
     async def asked_for(self, scenario: str, turn: int, *, times: int = 1, within: float = 60.0) -> None:
         """Wait until that turn (from 0) was asked for so often."""
-
-        async def asked() -> bool:
-            asked_so_far = [entry for entry in await self.requests(scenario) if entry["turn"] == turn]
-            return len(asked_so_far) >= times
-
-        await eventually(f"turn {turn} of {scenario} was asked for", asked, within)
+        await asyncio.to_thread(self._client.asked_for, scenario, turn, times=times, within=within)
 
     async def release(self, name: str) -> None:
         """Let a turn that is held go on."""
-
-        def post() -> None:
-            request = urllib.request.Request(f"{self._url}/release?name={name}", method="POST")
-            urllib.request.urlopen(request, timeout=10).close()
-
-        await asyncio.to_thread(post)
+        await asyncio.to_thread(self._client.release, name)
 
 
-def answered(entries: Sequence[dict[str, Any]]) -> list[int]:
+def answered(entries: Sequence[Entry]) -> list[int]:
     """The turns whose answers reached the agent, in order."""
     return [entry["turn"] for entry in entries if entry["bytes_sent"] and not entry["client_gone"]]
 

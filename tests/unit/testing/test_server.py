@@ -113,7 +113,7 @@ async def test_requests_are_recorded_in_the_file_and_over_http(tmp_path: Path) -
     for _ in range(2):  # a file goes on where it was
         async with ScriptedModel(SCRIPT, record=file) as model, aiohttp.ClientSession() as client:
             await post(model, "[[scenario:plain]]")
-            url = f"{model.url}/scripted/requests?at_least=1&wait=10"
+            url = f"{model.url}/scripted/requests?after=1&wait=10"
             async with client.get(url) as response:
                 (entry,) = (await response.json())["requests"]
             assert entry["path"] == "/v1/messages"

@@ -5,8 +5,9 @@ so that stock agents run against it without a model, a key or a network. See `sc
 `README.md` beside this file.
 """
 
+from cloudclaw.testing.scripted_model.client import ModelClient
 from cloudclaw.testing.scripted_model.record import Recorder, read_record
 from cloudclaw.testing.scripted_model.running import ScriptedModel
 from cloudclaw.testing.scripted_model.scenario import Script, ScriptError, load, parse
 
-__all__ = ["Recorder", "Script", "ScriptError", "ScriptedModel", "load", "parse", "read_record"]
+__all__ = ["ModelClient", "Recorder", "Script", "ScriptError", "ScriptedModel", "load", "parse", "read_record"]

@@ -24,6 +24,8 @@ class Recorder:
         # A file that is continued keeps its numbers apart from the new ones.
         self._next = len(read_record(file)) if file else 0
         self.entries: list[Entry] = []
+        self.version = 0
+        """Grows with every change: a request that begins, one that ends, a reset."""
 
     def begin(self, entry: Entry) -> Entry:
         """Remember a request that arrived; its `id` counts from 0."""
@@ -45,6 +47,7 @@ class Recorder:
 
     def notify(self) -> None:
         """Wake those who wait for a change."""
+        self.version += 1
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -53,6 +56,11 @@ class Recorder:
         while not wanted(self.entries):
             await self._changed.wait()
         return self.entries
+
+    async def wait_after(self, version: int) -> None:
+        """Return as soon as there was a change after `version`."""
+        while self.version <= version:
+            await self._changed.wait()
 
     def close(self) -> None:
         """Close the file."""

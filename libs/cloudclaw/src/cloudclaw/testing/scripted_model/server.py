@@ -63,12 +63,14 @@ class Server:
         self._recorder.reset()
 
     async def _requests(self, request: web.Request) -> web.Response:
-        """`GET /scripted/requests[?at_least=N&wait=SECONDS]`: the entries, once there are so many or time is up."""
-        at_least = int(request.query.get("at_least", "0"))
-        wait = self._recorder.wait_for(lambda entries: len(entries) >= at_least)
+        """`GET /scripted/requests[?scenario=NAME][&after=VERSION&wait=SECONDS]`: the entries and the record's version,
+        once it is past `after` or time is up."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(wait, float(request.query.get("wait", "0")) or 0.001)
-        return web.json_response({"requests": self._recorder.entries}, headers=LABEL)
+            wait = self._recorder.wait_after(int(request.query.get("after", "-1")))
+            await asyncio.wait_for(wait, float(request.query.get("wait", "0")))
+        scenario = request.query.get("scenario")
+        entries = [entry for entry in self._recorder.entries if scenario in (None, entry["scenario"])]
+        return web.json_response({"requests": entries, "version": self._recorder.version}, headers=LABEL)
 
     async def _reset(self, request: web.Request) -> web.Response:
         await self.reset()
