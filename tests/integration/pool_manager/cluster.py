@@ -33,10 +33,12 @@ ENDED = (task_pb2.TASK_STATE_SUCCEEDED, task_pb2.TASK_STATE_FAILED, task_pb2.TAS
 
 
 class Cluster:
-    """etcd and one scheduler, and as many nodes as a test starts. Everything is gone afterwards."""
+    """etcd and one scheduler, and as many nodes as a test starts. Everything is gone afterwards. All of its processes
+    find what is installed in `packages`."""
 
-    def __init__(self, etcd: EtcdServer):
+    def __init__(self, etcd: EtcdServer, *, packages: Path | None = None):
         self.etcd = etcd
+        self._packages = packages
         self.folder = Path(tempfile.mkdtemp(prefix="claw-cluster-"))
         self.folder.chmod(0o711)
         self.kv: EtcdKeyValue
@@ -129,6 +131,7 @@ class Cluster:
             "OBJECTS__URL": f"file://{self.folder}/objects",
         }
         environment = {"PATH": path or os.environ["PATH"], "HOME": str(self.folder)}
+        environment |= {"PYTHONPATH": str(self._packages)} if self._packages else {}
         environment |= {prefix + name: value for name, value in (common | settings).items()}
         with (self.folder / f"{log}.log").open("ab") as out:
             process = subprocess.Popen([sys.executable, "-m", module], env=environment, stdout=out, stderr=out)

@@ -39,6 +39,8 @@ def test_pools_come_as_json() -> None:
         ({"POOLS": '[{"slotz": 4}]'}, "slotz"),
         ({"POOLS": "[]"}, "POOLS"),
         ({"NODEDIR": "/tmp"}, "NODE_DIR"),
+        ({"POOLS": '[{"read_only_binds": ["/tmp/agents"]}]'}, "a sandbox has a /tmp of its own"),
+        ({"POOLS": '[{"read_only_binds": ["agents"]}]'}, "no absolute path"),
     ],
 )
 def test_what_cannot_be_is_refused_by_name(environment: dict[str, str], names: str) -> None:

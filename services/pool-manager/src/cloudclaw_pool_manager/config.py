@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
@@ -39,6 +39,10 @@ class LimitDefaults(Group):
     tmp_bytes: int = Field(default=256 << 20, gt=0, description="bytes of each of /tmp and /dev/shm")
 
 
+_OF_A_SANDBOX: Final = ("/tmp", "/var/tmp", "/dev", "/proc", "/workspace", "/home/agent")
+"""Where sandboxes see something of their own."""
+
+
 class PoolSettings(Group):
     """One pool: a template, and how many slots of it this node keeps warm."""
 
@@ -68,6 +72,17 @@ class PoolSettings(Group):
     @classmethod
     def _valid_name(cls, value: str) -> str:
         return _name(value, "name")
+
+    @field_validator("read_only_binds")
+    @classmethod
+    def _seen(cls, paths: list[Path]) -> list[Path]:
+        for path in paths:
+            if not path.is_absolute():
+                raise ValueError(f"{path} is no absolute path")
+            for own in _OF_A_SANDBOX:
+                if path.is_relative_to(own):
+                    raise ValueError(f"{path} would be hidden: a sandbox has a {own} of its own")
+        return paths
 
     @model_validator(mode="after")
     def _cap_holds(self) -> Self:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
 import structlog
@@ -18,16 +18,21 @@ GROUP: Final = "cloudclaw.transcripts"
 
 
 @functools.cache
-def _makers() -> dict[str, Callable[[], StreamParser]]:
-    makers: dict[str, Callable[[], StreamParser]] = {}
-    for point in entry_points(group=GROUP):
-        try:
-            makers[point.name] = point.load()
-        except Exception as error:  # noqa: BLE001 - a third party's package; its runtime has no events then
-            _log.error("a parser of transcripts cannot be loaded", runtime=point.name, error=repr(error))
-    return makers
+def _points() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+@functools.cache
+def _maker(point: EntryPoint) -> Callable[[], StreamParser]:
+    try:
+        maker: Callable[[], StreamParser] = point.load()
+    except Exception as error:  # noqa: BLE001 - a third party's package; its runtime has no events then
+        _log.error("a parser of transcripts cannot be loaded", runtime=point.name, error=repr(error))
+        return PlainParser
+    return maker
 
 
 def parser_for(runtime: str) -> StreamParser:
-    """A new parser for an attempt of `runtime`."""
-    return _makers().get(runtime, PlainParser)()
+    """A new parser for an attempt of `runtime`. A package is loaded when its runtime is first asked for."""
+    point = _points().get(runtime)
+    return PlainParser() if point is None else _maker(point)()
