@@ -80,16 +80,17 @@ async def test_unshare_with_any_namespace_flag_is_refused(node: Node, slot: Slot
     assert found == [errno.EPERM] * len(NEW)
 
 
-async def test_every_socket_family_but_four_is_refused(node: Node, slot: Slot) -> None:
+@pytest.mark.parametrize("make", ["socket.socket", "socket.socketpair"])
+async def test_every_socket_family_but_four_is_refused(node: Node, slot: Slot, make: str) -> None:
     source = """
 import errno, json, socket
 out = {}
 for family in range(0, 64):
-    try: socket.socket(family, socket.SOCK_DGRAM, 0).close(); out[family] = 0
+    try: MAKE(family, socket.SOCK_DGRAM, 0); out[family] = 0
     except OSError as e: out[family] = e.errno
 print(json.dumps(out))
 """
-    ended = await slots.python(node, slot, source)
+    ended = await slots.python(node, slot, source.replace("MAKE", make))
     found = {int(family): number for family, number in json.loads(ended.stdout).items()}
     assert {family for family, number in found.items() if number != errno.EAFNOSUPPORT} == {1, 2, 10, 16}
 

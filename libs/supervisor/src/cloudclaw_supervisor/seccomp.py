@@ -36,13 +36,13 @@ _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 # fmt: off
 _X86_64 = {
-    "socket": 41, "clone": 56, "ptrace": 101, "pivot_root": 155, "mount": 165, "umount2": 166,
+    "socket": 41, "socketpair": 53, "clone": 56, "ptrace": 101, "pivot_root": 155, "mount": 165, "umount2": 166,
     "add_key": 248, "request_key": 249, "keyctl": 250, "unshare": 272, "perf_event_open": 298,
     "open_by_handle_at": 304, "setns": 308, "process_vm_readv": 310, "process_vm_writev": 311, "kcmp": 312,
     "bpf": 321, "userfaultfd": 323, "pidfd_getfd": 438,
 }
 _AARCH64 = {
-    "umount2": 39, "mount": 40, "pivot_root": 41, "unshare": 97, "ptrace": 117, "socket": 198,
+    "umount2": 39, "mount": 40, "pivot_root": 41, "unshare": 97, "ptrace": 117, "socket": 198, "socketpair": 199,
     "add_key": 217, "request_key": 218, "keyctl": 219, "clone": 220, "perf_event_open": 241,
     "open_by_handle_at": 265, "setns": 268, "process_vm_readv": 270, "process_vm_writev": 271, "kcmp": 272,
     "bpf": 280, "userfaultfd": 282, "pidfd_getfd": 438,
@@ -150,6 +150,8 @@ def program(machine: str, *, allow_tracing: bool = False) -> bytes:
     for name in _ABSENT:
         asm.jump(_JMP_JEQ_K, table[name], yes="enosys")
     asm.jump(_JMP_JEQ_K, table["clone"], yes="clone")
+    # The kernel makes the sockets, and loads their family's module, before it says that there are no pairs of them.
+    asm.jump(_JMP_JEQ_K, table["socketpair"], yes="socket")
     asm.jump(_JMP_JEQ_K, table["socket"], yes="socket", no="allow")
 
     asm.label("clone")
