@@ -13,7 +13,7 @@ from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1 import task_pb2
 from tests.unit.scheduler.failing import FailingObjects
 from tests.unit.scheduler.node import Node
-from tests.unit.scheduler.plane import Plane, User, soon, until
+from tests.unit.scheduler.plane import Plane, User, duration, soon, until
 
 QUEUED, RUNNING = task_pb2.TASK_STATE_QUEUED, task_pb2.TASK_STATE_RUNNING
 SUCCEEDED, FAILED, CANCELED = (
@@ -24,6 +24,7 @@ SUCCEEDED, FAILED, CANCELED = (
 COMMITTED = pb.ReportVerdict.VERDICT_COMMITTED
 FENCED = pb.ReportVerdict.VERDICT_FENCED
 RETRY = pb.ReportVerdict.VERDICT_RETRY
+AGENT_FAILED = task_pb2.END_REASON_AGENT_FAILED
 SNAPSHOT = task_pb2.SnapshotRef(snapshot_id="snap-2", manifest_digest="d2", parent_id="snap-1", files=1, bytes=2)
 
 
@@ -292,6 +293,18 @@ async def test_usage_is_never_guessed(plane: Plane, user: User) -> None:
     usage = (await user.result(telling)).usage
     assert usage.HasField("input_tokens")
     assert not usage.HasField("cost_usd")
+
+
+async def test_use_that_every_attempt_lies_about_can_still_be_told(plane: Plane, user: User) -> None:
+    node = await Node(plane).connect()
+    most = task_pb2.Usage(input_tokens=2**63, output_tokens=2**63, cost_usd=1e300, turns=2**31 - 1)
+    task_id = await user.submit(retry=task_pb2.RetryPolicy(max_attempts=8, initial_backoff=duration(0)))
+    for _ in range(8):
+        await node.finish(
+            await node.next(), state=task_pb2.ATTEMPT_STATE_FAILED, reason=AGENT_FAILED, retryable=True, usage=most
+        )
+    assert (await user.result(task_id)).usage.turns == 2**32 - 1
+    assert (await user.get(task_id)).state == FAILED
 
 
 async def test_what_a_node_reports_without_sense_is_a_fault_of_cloudclaw(plane: Plane, user: User) -> None:

@@ -13,6 +13,8 @@ from cloudclaw.v1 import task_pb2
 
 MAX_COUNT: Final = 2**60
 """Of tokens, so that sums stay within what the API can say."""
+MAX_TURNS: Final = 2**32 - 1
+"""What the API can say: attempts that each lie about their turns do so together, too."""
 
 
 def usage_of(message: Message, field: str = "usage") -> Usage | None:
@@ -41,6 +43,8 @@ def usage_message(usage: Usage | None) -> task_pb2.Usage | None:
         return None
     told = {name: getattr(usage, name) for name in Usage.__struct_fields__}
     known: dict[str, Any] = {name: _most(value) for name, value in told.items() if value is not None}
+    if "turns" in known:
+        known["turns"] = min(known["turns"], MAX_TURNS)
     return task_pb2.Usage(**known)
 
 
