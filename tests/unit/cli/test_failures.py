@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cloudclaw import errors
-from cloudclaw.cli.failures import exit_code
+from cloudclaw.cli.failures import exit_code, report
 from cloudclaw.rpc.auth import Minter
 from cloudclaw.v1 import task_pb2
 from tests.unit.cli.conftest import Claw
@@ -41,6 +41,17 @@ TASK = "task-0000000000000000"
 )
 def test_every_error_has_its_exit_code(error: errors.CloudClawError, code: int) -> None:
     assert exit_code(error) == code
+
+
+@pytest.mark.parametrize("json_output", [False, True])
+def test_words_in_errors_leave_a_terminal_alone(capsys: pytest.CaptureFixture[str], json_output: bool) -> None:
+    nasty = "no task \x9b2J\x1b]0;x\x07\u202e\udcff"
+    error = errors.NotFoundError(nasty, metadata={"of": nasty})
+    report(error, json_output=json_output, endpoint="here")
+    said = capsys.readouterr().err
+    assert not {"\x9b", "\x1b", "\x07", "\u202e", "\udcff"} & set(said)
+    if json_output:
+        assert json.loads(said)["error"]["message"] == nasty
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 
@@ -116,7 +117,7 @@ def test_long_output_is_folded_unless_all_is_wanted() -> None:
 
 
 def test_what_agents_write_cannot_move_the_cursor() -> None:
-    nasty = "\x1b[2J\x1b[31mowned\r\u202eevil"
+    nasty = "\x1b[2J\x1b[31mowned\r\u202eevil\u061c\x9b2J"
     shown = lines(
         said(nasty), said(nasty, "user"), called(nasty, nasty), called("T", f'{{"a": "{nasty}", "b": 1}}'), gave(nasty),
         progress(nasty, nasty), pb.RunEvent(error=pb.RunError(kind=nasty, message=nasty)),
@@ -124,7 +125,18 @@ def test_what_agents_write_cannot_move_the_cursor() -> None:
         pb.RunEvent(finished=pb.RunFinished(ok=False, message=nasty)),
         pb.RunEvent(retry=pb.RunRetry(kind=nasty, message=nasty)),
     )  # fmt: skip
-    assert not {"\x1b", "\r", "\u202e", "\n"} & set("".join(shown))
+    assert not {"\x1b", "\r", "\u202e", "\u061c", "\x9b", "\n"} & set("".join(shown))
+
+
+def test_calls_that_never_return_fill_no_memory() -> None:
+    view = RunView(lambda line, style: None)
+    tracemalloc.start()
+    try:
+        for number in range(20_000):
+            view.show(pb.RunEvent(tool_call=pb.RunToolCall(call_id=f"{number:0200}", tool="t" * 200)))
+        assert tracemalloc.get_traced_memory()[0] < 2 << 20  # 12 MiB before
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("arguments", ["[" * 60_000, '{"a": ' * 9000 + "1" + "}" * 9000, '{"a": ' + "9" * 5000 + "}"])
@@ -134,7 +146,7 @@ def test_arguments_that_no_parser_takes_are_shown_as_they_are(arguments: str) ->
 
 
 def test_json_for_programs_leaves_a_terminal_alone_too(capsys: pytest.CaptureFixture[str]) -> None:
-    nasty = "a\x9b2J\x7f\u202e\u2028\x1b\\é✓"
+    nasty = "a\x9b2J\x7f\u202e\u2028\u061c\x1b\\é✓"
     output = Output(json=True)
     output.message(said(nasty))
     output.fields({"x": nasty})

@@ -6,7 +6,7 @@ import json
 import sys
 from typing import Final
 
-from cloudclaw.cli.text import clean
+from cloudclaw.cli.text import clean, clean_json
 from cloudclaw.errors import CloudClawError, InvalidArgumentError
 
 OK: Final = 0
@@ -69,7 +69,7 @@ def report(error: CloudClawError, *, json_output: bool, endpoint: str) -> int:
         fields = {"code": error.code, "reason": error.reason, "message": error.message, "metadata": error.metadata}
         if isinstance(error, InvalidArgumentError):
             fields["field"] = error.field
-        sys.stderr.write(json.dumps({"error": fields}, ensure_ascii=False) + "\n")
+        sys.stderr.write(clean_json(json.dumps({"error": fields}, ensure_ascii=False)) + "\n")
         return exit_code(error)
     sys.stderr.write(f"error: {clean(_message(error, endpoint))}\n")
     hint = _BY_REASON.get(error.reason) or _BY_CODE.get(error.code) or _hint(error)

@@ -19,6 +19,8 @@ _WIDE: Final = 200
 """Characters of such a line."""
 _ARGUMENTS: Final = 160
 """Characters of a tool call."""
+_CALLS: Final = 1000
+"""Calls whose results are waited for; no agent has as many, but who writes in its name may."""
 
 
 @dataclass
@@ -99,6 +101,8 @@ class RunView:
             self._block(message.text, "", "assistant", fold=False)
 
     def _tool_call(self, call: scheduler_pb2.RunToolCall) -> None:
+        if len(self._calls) >= _CALLS:
+            self._calls.clear()
         self._calls[call.call_id] = call.tool
         width = 10 * _WIDE if self._full else _ARGUMENTS
         self._write(short(f"  → {call.tool}  {_arguments(call.arguments)}".rstrip(), width), "tool")

@@ -22,7 +22,7 @@ async def put(session: Session, sources: Sequence[Path], *, replace: bool, creat
     Raises `InvalidArgumentError` when there is no source, or one is not there.
     """
     from cloudclaw.cli.archives import pack
-    from cloudclaw.cli.text import size
+    from cloudclaw.cli.text import clean, size
     from cloudclaw.errors import AlreadyExistsError, InvalidArgumentError
 
     *paths, last = sources
@@ -34,7 +34,7 @@ async def put(session: Session, sources: Sequence[Path], *, replace: bool, creat
         with contextlib.suppress(AlreadyExistsError):
             await client.workspaces.create(name)
     with tempfile.SpooledTemporaryFile(max_size=_SPOOLED) as archive:
-        count = await asyncio.to_thread(pack, paths, archive, lambda p: session.output.remark(f"left out: {p}"))
+        count = await asyncio.to_thread(pack, paths, archive, lambda p: session.output.remark(f"left out: {clean(p)}"))
         total = archive.tell()
         archive.seek(0)
         with session.output.progress(f"writing to {name}", total) as progress:
