@@ -196,6 +196,7 @@ async def test_lies_on_the_agents_own_output_are_about_itself_only(hostile: Host
     assert [attempt.reason for attempt in result.attempts] == [result.reason]
     log = await tenant.log(result.task_id)
     assert b"forged by a task" in log, "the log says what happened"
+    assert len(result.attempts) == 1, "and its node survived it"
 
 
 async def test_a_task_that_prints_without_end_holds_up_nobody(hostile: Hostile) -> None:

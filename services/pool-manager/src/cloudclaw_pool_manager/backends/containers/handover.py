@@ -45,7 +45,7 @@ class Handover:
             # By descriptor: a socket's path is limited to 107 bytes.
             path = f"/proc/self/fd/{directory}/{boot.SOCKET}"
             self._listener.bind(path)
-            os.chown(path, uid, uid)
+            os.chown(path, uid, uid, follow_symlinks=False)  # the directory is the slot's, whatever is in it by now
             self._listener.listen(1)
         finally:
             os.close(directory)
