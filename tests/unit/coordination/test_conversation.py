@@ -27,6 +27,7 @@ from cloudclaw.coordination.usage import model_use_sum, usage_sum
 from cloudclaw.errors import DataLossError, PreconditionError, QuotaExceededError
 
 NOW = 1_700_000_000.0
+MIB = 1 << 20
 ONE, TWO = SnapshotPointer(id="snap-1", manifest="m"), SnapshotPointer(id="snap-2", manifest="m")
 PLAN = Plan(runtime="claude-code", interactive=True, idle_timeout=60.0, max_attempts=2, initial_backoff=4.0)
 
@@ -125,6 +126,31 @@ def test_a_thousand_inputs_are_enough_but_the_end_is_always_taken() -> None:
     with pytest.raises(QuotaExceededError):
         sent(task)
     assert sent(task, text=False, end=True).closing
+
+
+def test_what_waits_for_its_answer_is_limited_in_bytes() -> None:
+    task = replace(running(), waiting=0)
+    for _ in range(16):
+        task = sent(task, size=MIB)
+    with pytest.raises(QuotaExceededError) as refused:
+        sent(task, size=1)
+    assert refused.value.reason == "TOO_MANY_INPUTS"
+    with pytest.raises(QuotaExceededError):
+        sent(task, size=1, due=NOW + 60)
+    assert sent(task, text=False, end=True).closing, "the end is always taken"
+    half = life.checkpointed(task, NOW, ONE, op_id="op", inputs=15)
+    with pytest.raises(QuotaExceededError):
+        sent(half, size=1)
+    assert sent(life.checkpointed(task, NOW, ONE, op_id="op", inputs=16), size=MIB).waiting == MIB
+    assert sent(parked(task, inputs=16), size=MIB).waiting == MIB
+    assert decode(encode(task), TaskRecord).waiting == 16 * MIB
+
+
+def test_what_is_to_come_later_waits_too() -> None:
+    task = sent(running(), size=16 * MIB, due=NOW + 60)
+    with pytest.raises(QuotaExceededError):
+        sent(life.checkpointed(task, NOW, ONE, op_id="op"), size=1)
+    assert sent(queued(), size=17 * MIB).waiting == 17 * MIB, "one alone is the service's to refuse"
 
 
 def test_only_a_running_conversation_parks() -> None:

@@ -125,6 +125,19 @@ async def test_a_thousand_inputs_are_enough(plane: Plane, talker: Talker) -> Non
     assert refused.value.reason == "TOO_MANY_INPUTS"
 
 
+async def test_a_flood_of_input_stops_before_it_fills_a_node(talker: Talker, host: Host) -> None:
+    task_id = await talker.talk()
+    assignment = await host.next()
+    for number in range(16):
+        await talker.say(task_id, f"m-{number}", "x" * (1 << 20))
+    with pytest.raises(QuotaExceededError) as refused:
+        await talker.say(task_id, "m-16", "x")
+    assert refused.value.reason == "TOO_MANY_INPUTS"
+    assert not (await talker.say(task_id, "m-3", "x" * (1 << 20))).accepted, "what was accepted is answered as before"
+    await host.checkpoint(assignment, "c-1", inputs=16)
+    assert (await talker.say(task_id, "m-16", "x")).number == 17
+
+
 @pytest.mark.parametrize(
     ("field", "request_"),
     [

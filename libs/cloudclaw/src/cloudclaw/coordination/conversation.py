@@ -28,18 +28,21 @@ from cloudclaw.errors import PreconditionError, QuotaExceededError
 
 MAX_INPUTS: Final = 1000
 """Of one task, delivered or not."""
+MAX_WAITING: Final = 16 << 20
+"""Bytes of inputs that are in no checkpoint yet: the node that runs the task keeps them in memory until its agent takes
+them."""
 KEPT: Final = 16
 """Attempts that stay in the record at least."""
 
 
 def sent(
-    task: TaskRecord, now: float, *, op_id: str, text: bool = True, end: bool = False, due: float = 0.0
+    task: TaskRecord, now: float, *, op_id: str, text: bool = True, size: int = 0, end: bool = False, due: float = 0.0
 ) -> TaskRecord:
     """A user's message is accepted: its number is `inputs`, unless it has a `due` time to come or no text.
 
-    `end`: no further input is taken. A parked task enters the queue if this gives it something to do, and wakes earlier
-    if the message is due earlier. `PreconditionError`, reason NOT_A_CONVERSATION, TASK_ENDED or CONVERSATION_CLOSED;
-    `QuotaExceededError(reason="TOO_MANY_INPUTS")`.
+    `size`: of the text in bytes. `end`: no further input is taken. A parked task enters the queue if this gives it
+    something to do, and wakes earlier if the message is due earlier. `PreconditionError`, reason NOT_A_CONVERSATION,
+    TASK_ENDED or CONVERSATION_CLOSED; `QuotaExceededError(reason="TOO_MANY_INPUTS")`.
     """
     if not task.plan.interactive:
         raise _refused(task, "NOT_A_CONVERSATION", "is no conversation: it was submitted without one")
@@ -51,7 +54,14 @@ def sent(
         raise QuotaExceededError(
             f"{task.task} has had {MAX_INPUTS} inputs, and takes no more", subject=task.task, reason="TOO_MANY_INPUTS"
         )
-    after = replace(task, closing=task.closing or end, updated=steps.ms(now), op_id=op_id)
+    waiting = task.waiting + size
+    if text and task.waiting and waiting > MAX_WAITING:
+        raise QuotaExceededError(
+            f"{task.task} has {task.waiting} bytes of input that it has not answered, and takes at most {MAX_WAITING}",
+            subject=task.task,
+            reason="TOO_MANY_INPUTS",
+        )
+    after = replace(task, closing=task.closing or end, waiting=waiting, updated=steps.ms(now), op_id=op_id)
     if text and due:
         due = steps.ms(due)
         first = min(task.later_due, due) if task.later else due
@@ -129,6 +139,7 @@ def parked(
         checkpoint_time=steps.ms(now),
         session=session or task.session,
         inputs_done=done,
+        waiting=steps.still_waiting(task, done),
         answered=True,
         result=result,
         result_object=result_object,

@@ -155,7 +155,7 @@ def checkpointed(
         usage, model_use: of the running attempt up to here.
     """
     steps.require(task, TaskState.RUNNING)
-    now = steps.ms(now)
+    now, done = steps.ms(now), steps.contained(task, inputs)
     after = replace(
         task,
         checkpoint=checkpoint,
@@ -164,7 +164,8 @@ def checkpointed(
         checkpoint_failure="",
         frozen=round(frozen, 6),
         session=session or task.session,
-        inputs_done=steps.contained(task, inputs),
+        inputs_done=done,
+        waiting=steps.still_waiting(task, done),
         answered=answered,
         usage_now=usage if usage is not None else task.usage_now,
         model_use_now=model_use if model_use is not None else task.model_use_now,

@@ -73,6 +73,7 @@ class TaskRecord(Record, frozen=True, kw_only=True):
             was given nothing to answer but the prompt, or what comes while it runs.
         later: further inputs, which get their numbers when they are due.
         later_due: when the first of these is; 0 without any.
+        waiting: bytes of inputs that may be in no checkpoint yet; 0 again once all of them are in one.
         closing: no more input is taken.
         session: the agent's session that the checkpoint contains; after the end, that the result names.
         usage, model_use: of ended attempts, all together. None: nothing was reported.
@@ -116,6 +117,7 @@ class TaskRecord(Record, frozen=True, kw_only=True):
     beyond: int = -1
     later: int = 0
     later_due: float = 0.0
+    waiting: int = 0
     closing: bool = False
     session: str = ""
     usage: Usage | None = None

@@ -104,6 +104,11 @@ def contained(task: TaskRecord, inputs: int) -> int:
     return max(task.inputs_done, min(inputs, task.inputs))
 
 
+def still_waiting(task: TaskRecord, done: int) -> int:
+    """`waiting` of a task whose new checkpoint contains `done` inputs."""
+    return task.waiting if done < task.inputs or task.later else 0
+
+
 def require(task: TaskRecord, state: TaskState) -> None:
     if task.state is not state:
         raise PreconditionError(

@@ -88,7 +88,15 @@ class Sender:
             self._fullness.check()
             now = self._clock.wall()
             due = round(now + message.delay, 3) if message.delay else 0.0
-            after = conversation.sent(found.record, now, op_id=op_id, text=bool(message.text), end=message.end, due=due)
+            after = conversation.sent(
+                found.record,
+                now,
+                op_id=op_id,
+                text=bool(message.text),
+                size=len(message.text.encode()),
+                end=message.end,
+                due=due,
+            )
             if placed is None:
                 placed = await self._inbox.place(tenant, task, message.text)
             record = _record(message, found.record, after, now, due, placed)
