@@ -28,7 +28,7 @@ async def measure(directory: Path) -> list[Row]:
         upstreams = {"anthropic": {"kind": "anthropic", "url": f"http://127.0.0.1:{port}", "anonymous": True}}
         gateway = GatewayProcess(directory, upstreams, LOG__LEVEL="info")
         await gateway.start()
-        manager = UnixModelGateway(gateway.socket, 1, SystemClock(), patience=30.0)
+        manager = UnixModelGateway(gateway.socket, lambda: 1, SystemClock(), patience=30.0)
         events = manager.events()
         while not isinstance(await anext(events), GatewayConnected):
             pass

@@ -239,7 +239,7 @@ class GatewayRig:
         }
         self.gateway = GatewayProcess(self._directory, upstreams, **self._settings)
         await self.gateway.start()
-        self.manager = UnixModelGateway(self.gateway.socket, 1, SystemClock(), patience=DEADLINE)
+        self.manager = UnixModelGateway(self.gateway.socket, lambda: 1, SystemClock(), patience=DEADLINE)
         await self.connect()
 
     async def connect(self) -> None:

@@ -42,7 +42,7 @@ async def test_attempts_go_on_while_the_manager_is_away_and_are_taken_over(rig: 
     assert await _post(sandbox) == 200
     await rig.manager.close()
     assert await _post(sandbox) == 200
-    second = UnixModelGateway(rig.gateway.socket, 2, SystemClock())
+    second = UnixModelGateway(rig.gateway.socket, lambda: 2, SystemClock())
     events = second.events()
     async with asyncio.timeout(DEADLINE):
         assert await anext(events) == GatewayConnected(frozenset({"u"}))
@@ -56,13 +56,13 @@ async def test_attempts_go_on_while_the_manager_is_away_and_are_taken_over(rig: 
 
 async def test_a_newer_manager_is_obeyed_and_the_older_told(rig: GatewayRig) -> None:
     sandbox = await rig.sandbox()
-    newer = UnixModelGateway(rig.gateway.socket, 5, SystemClock())
+    newer = UnixModelGateway(rig.gateway.socket, lambda: 5, SystemClock())
     events = await _until_connected(newer)
     with pytest.raises(FencedError):
         async with asyncio.timeout(DEADLINE):
             while True:
                 await rig.manager.use("u")
-    older = UnixModelGateway(rig.gateway.socket, 4, SystemClock())
+    older = UnixModelGateway(rig.gateway.socket, lambda: 4, SystemClock())
     with pytest.raises(FencedError):
         await anext(older.events())
     # Who was fenced changed nothing.

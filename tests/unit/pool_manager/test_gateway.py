@@ -82,7 +82,7 @@ async def played(tmp_path: Path) -> AsyncIterator[Played]:
 
 @pytest.fixture
 async def client(played: Played) -> AsyncIterator[UnixModelGateway]:
-    made = UnixModelGateway(played.path, 7, SystemClock(), patience=5.0)
+    made = UnixModelGateway(played.path, lambda: 7, SystemClock(), patience=5.0)
     yield made
     await made.close()
 
@@ -195,7 +195,7 @@ async def test_nonsense_breaks_the_connection_and_not_the_manager(played: Played
 
 
 async def test_without_a_gateway_calls_say_so_in_time(tmp_path: Path) -> None:
-    client = UnixModelGateway(tmp_path / "gateway.sock", 7, SystemClock(), patience=0.05)
+    client = UnixModelGateway(tmp_path / "gateway.sock", lambda: 7, SystemClock(), patience=0.05)
     with pytest.raises(UnavailableError, match="does not answer"):
         await client.use("u")
     await client.close()

@@ -43,7 +43,11 @@ class Control:
         Raises `FencedError` when a higher incarnation was here.
         """
         if incarnation < self._incarnation:
-            raise FencedError(f"incarnation {self._incarnation} of the pool-manager was here; this is {incarnation}")
+            raise FencedError(
+                f"incarnation {self._incarnation} of a pool-manager was here, and this is {incarnation}: it was"
+                " replaced, or another node uses this gateway. Each node needs one of its own; if nothing runs in the"
+                " place of this manager, restart the gateway"
+            )
         before, self._obeyed, self._incarnation = self._obeyed, manager, incarnation
         if before is not None and before is not manager:
             before.fence()

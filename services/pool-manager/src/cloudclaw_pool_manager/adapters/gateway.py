@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -39,11 +39,11 @@ class UnixModelGateway:
     """The gateway behind the Unix socket `path`.
 
     Args:
-        incarnation: of this manager; a gateway obeys the highest.
+        incarnation: says that of this manager, at each connection; a gateway obeys the highest.
         patience: seconds that a call waits for a connection and its answer.
     """
 
-    def __init__(self, path: Path, incarnation: int, clock: Clock, *, patience: float = 5.0) -> None:
+    def __init__(self, path: Path, incarnation: Callable[[], int], clock: Clock, *, patience: float = 5.0) -> None:
         self._path = path
         self._incarnation = incarnation
         self._clock = clock
@@ -57,7 +57,7 @@ class UnixModelGateway:
         told = False
         while not self._closed:
             try:
-                connection = await _Connection.open(self._path, self._incarnation, self._patience)
+                connection = await _Connection.open(self._path, self._incarnation(), self._patience)
             except FencedError:
                 self._fence()
                 raise

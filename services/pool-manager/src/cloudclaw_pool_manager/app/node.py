@@ -35,8 +35,9 @@ class Node:
 
     Attributes:
         incarnation: of the node's key; a Hello carries it.
-        generation: of this process; the slots' supervisors obey the highest. Rises with every process, also across
-            leases and without etcd.
+        generation: of this process; the slots' supervisors and the gateway obey the highest. Rises with every process,
+            also across leases and without etcd; once the node is registered it is above those of all registrations
+            before, also when the node's directory, which remembers it, was removed meanwhile.
     """
 
     def __init__(
@@ -131,7 +132,8 @@ class Node:
             break
         self._record = self._key.record
         self._contact.touched(sent)
-        self.generation = max(self.generation, self._record.incarnation)
+        # Revisions only rise, whatever the node's directory still knows.
+        self.generation = max(self.generation, self._record.incarnation, self._key.create_revision)
         await self._state.remember_lease(self._lease.lease_id, self.generation)
         _log.info("node registered", incarnation=self.incarnation, lease=f"{self._lease.lease_id:x}")
 
