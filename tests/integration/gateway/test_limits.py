@@ -122,7 +122,9 @@ async def test_a_limit_on_spend_counts_by_the_price_list(shared: GatewayRig) -> 
     ("sent", "status", "message"),
     [
         ({"json": {"model": "other"}}, 403, "model 'other' of upstream anthropic has no price"),
-        ({"data": b'{"model": "m-1", "model": "other"}'}, 403, "has no price"),
+        ({"data": b'{"model": "m-1", "model": "other"}'}, 400, "a field twice"),
+        ({"data": b'{"model": "other", "model": "m-1"}'}, 400, "a field twice"),
+        ({"json": MESSAGE | {"background": True}}, 400, "in the background"),
         ({"json": {"messages": []}}, 400, "names no model"),
         ({"json": {"model": 5}}, 400, "names no model"),
         ({"data": b"nonsense"}, 400, "no JSON object"),

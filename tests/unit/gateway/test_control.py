@@ -215,29 +215,29 @@ def _account(limits: Limits) -> tuple[Account, list[LimitKind]]:
     return Account(limits, Use(), changed=lambda: None, reached=lambda kind, _: reached.append(kind)), reached
 
 
-def test_a_charge_replaces_what_it_said_before_and_can_be_taken_back() -> None:
+async def test_a_charge_replaces_what_it_said_before_and_can_be_taken_back() -> None:
     account, _ = _account(Limits())
-    charge = account.begin()
+    charge = await account.begin()
     charge.settle(Tokens(10, 1), Price(1, 1, 1, 1))
     charge.settle(Tokens(10, 5), Price(1, 1, 1, 1))
     assert (account.use.requests, account.use.input_tokens, account.use.output_tokens) == (1, 10, 5)
     assert account.use.spend_usd == pytest.approx(15e-6)
-    other = account.begin()
+    other = await account.begin()
     assert account.use.requests == 2
     other.undo()
     other.undo()
     assert account.use.requests == 1
 
 
-def test_a_limit_is_told_once_and_again_only_when_it_is_set_again() -> None:
+async def test_a_limit_is_told_once_and_again_only_when_it_is_set_again() -> None:
     account, reached = _account(Limits(requests=1))
-    account.begin()
+    await account.begin()
     for _ in range(3):
         with pytest.raises(Refusal):
-            account.begin()
+            await account.begin()
     assert reached == [LimitKind.REQUESTS]
     account.renew(Limits(requests=1), Use())
     assert reached == [LimitKind.REQUESTS] * 2
     account.renew(Limits(requests=5), Use())
     assert len(reached) == 2
-    account.begin()
+    await account.begin()

@@ -27,7 +27,7 @@ from cloudclaw_gateway.app.attempts import Attempts
 from cloudclaw_gateway.app.control import Control
 from cloudclaw_gateway.app.metrics import GatewayMetrics
 from cloudclaw_gateway.app.pushes import Pushes
-from cloudclaw_gateway.app.relay import Relay
+from cloudclaw_gateway.app.relay import Patience, Relay
 from cloudclaw_gateway.config import GatewaySettings
 from cloudclaw_gateway.server.control import ControlServer
 from cloudclaw_gateway.server.door import HttpDoors
@@ -74,8 +74,9 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
             body_timeout=settings.body_timeout,
             idle_timeout=settings.client_timeout,
         )
+        patience = Patience(turn=settings.turn_timeout, unnamed_output=settings.unnamed_output)
         # Whose sandboxes are served.
-        attempts = Attempts(doors, Relay(upstreams, ways, sealer, metrics, clock), pushes)
+        attempts = Attempts(doors, Relay(upstreams, ways, sealer, metrics, clock, patience), pushes)
         metrics.attempts.set_function(lambda: len(attempts.uids))
         stack.push("attempts", attempts.close)
         stop_metrics = await asyncio.to_thread(serve_metrics, settings.metrics)
@@ -98,7 +99,8 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
             _log.warning("streams did not end in time; breaking them", seconds=settings.stop_grace)
         telling.cancel()
         control.close()
-        # The last counts, before the connection closes.
+        # The last counts, before the connection closes; also of what is broken off after it.
+        attempts.settle()
         pushes.flush(attempts.use)
 
 

@@ -111,6 +111,12 @@ class GatewaySettings(ProcessSettings):
     idle_timeout: float = Field(
         default=600.0, gt=0, description="seconds that an upstream may be silent; a stream may last longer"
     )
+    turn_timeout: float = Field(
+        default=300.0, gt=0, description="seconds that a request near a limit waits for those of its task before it"
+    )
+    unnamed_output: int = Field(
+        default=128 << 10, ge=1, description="tokens that an answer may have when its request names no most"
+    )
     keep_warm: float = Field(default=90.0, ge=0, description="seconds that an unused connection to an upstream stays")
     unclaimed: float = Field(
         default=600.0, gt=0, description="seconds without a pool-manager after which attempts are forgotten"

@@ -100,7 +100,8 @@ def test_a_stream_that_is_left_early_is_estimated_by_its_events() -> None:
         meter.feed(stream({"type": "content_block_delta", "delta": {"text": "w"}}))
     tokens, estimated = meter.finish(request_bytes=4000)
     assert estimated
-    assert tokens == Tokens(10, 22, 200, 30)
+    # One for each event, and ten for the one with 41 characters.
+    assert tokens == Tokens(10, 1 + 10 + 20, 200, 30)
 
 
 def test_without_any_usage_request_and_events_are_estimated() -> None:

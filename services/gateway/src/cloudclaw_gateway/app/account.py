@@ -14,8 +14,10 @@ class Account:
     """Counts, and says when enough is enough.
 
     A request counts from the moment it is let through, so that many at once cannot pass a limit on requests together.
-    Tokens and spend count as the upstream tells them. Requests that are under way when one of these limits is reached
-    go on to their end: what they cost is mostly spent, and the manager ends the attempt when the next one is refused.
+    Tokens and spend count as the upstream tells them. Before that, each request under way has its most set aside; one
+    that might pass a limit together with those waits until they are done (`begin`), so a task passes a limit on tokens
+    or spend by at most what its last request uses. A request under way goes on to its end: what it costs is mostly
+    spent.
 
     Args:
         changed: called when the use changed.
@@ -34,9 +36,13 @@ class Account:
         self.limits = limits
         self.reached: dict[LimitKind, str] = {}
         self.holding = asyncio.Lock()
-        """One request at a time is held whole, so that a sandbox holds no more memory here than one body has."""
+        """One request at a time is held whole, in the order of their coming, so that a sandbox holds no more memory
+        here than one body has."""
         self._changed = changed
         self._tell_reached = reached
+        self._under_way: dict[Charge, None] = {}
+        self._moved = asyncio.Event()
+        self._closed = False
 
     def renew(self, limits: Limits, used: Use) -> None:
         """New limits; what was used is at least `used`. Limits that are still reached are told again."""
@@ -46,6 +52,7 @@ class Account:
         still = limits.reached(self.use)
         if still is not None and still[0] in told:
             self._tell(*still)
+        self._moved.set()
 
     def check(self) -> None:
         """Raise `Refusal` when a limit is reached."""
@@ -53,17 +60,55 @@ class Account:
             self._tell(*limit)
             raise Refusal(403, Mark.LIMIT, limit[1])
 
-    def begin(self) -> Charge:
-        """Count one more request. Raises `Refusal` when a limit is reached."""
-        self.check()
-        charge = Charge(self)
+    async def begin(self, most: Use | None = None) -> Charge:
+        """Count one more request, which may use `most`; None goes alone under a limit on tokens or spend.
+
+        Waits for its turn. Raises `Refusal` when a limit is reached, `ConnectionAbortedError` once it is closed.
+        """
+        self._admit()
+        while not self._fits(most):
+            self._moved.clear()
+            await self._moved.wait()
+            self._admit()
+        charge = Charge(self, most)
+        self._under_way[charge] = None
         charge.settle(Tokens(), None)
         return charge
+
+    def close(self) -> None:
+        """Nothing is waited for any more: what is under way counts as it stands, and no request begins."""
+        self._closed = True
+        for charge in list(self._under_way):
+            charge.leave()
 
     def add(self, use: Use) -> None:
         """Add to the use; negative when something is taken back."""
         self.use += use
+        self._moved.set()
         self._changed()
+
+    def done(self, charge: Charge) -> None:
+        """It uses nothing more."""
+        self._under_way.pop(charge, None)
+        self._moved.set()
+
+    def _admit(self) -> None:
+        if self._closed:
+            raise ConnectionAbortedError("its attempt is served no more")
+        self.check()
+
+    def _fits(self, most: Use | None) -> bool:
+        """With everything under way at its most, no limit on tokens or spend is passed; or nothing is under way."""
+        if not self._under_way or not self.limits.measured:
+            return True
+        if most is None:
+            return False
+        total = self.use + most
+        for charge in self._under_way:
+            if charge.most is None:
+                return False
+            total += charge.most.most(charge.use) - charge.use
+        return self.limits.holds(total)
 
     def _tell(self, kind: LimitKind, message: str) -> None:
         if kind not in self.reached:
@@ -72,11 +117,18 @@ class Account:
 
 
 class Charge:
-    """What one request added to an account."""
+    """What one request added to an account. It is under way until `done`.
 
-    def __init__(self, account: Account) -> None:
+    Attributes:
+        most: what was foreseen; None when nothing was.
+        leave: called when nobody waits for its end any more; it is to settle and to be done.
+    """
+
+    def __init__(self, account: Account, most: Use | None) -> None:
         self._account = account
+        self.most = most
         self.use = Use()
+        self.leave: Callable[[], None] = self.done
 
     def settle(self, tokens: Tokens, price: Price | None) -> None:
         """The request's tokens so far; this replaces what was said before."""
@@ -90,3 +142,7 @@ class Charge:
         if self.use != Use():
             difference, self.use = Use() - self.use, Use()
             self._account.add(difference)
+
+    def done(self) -> None:
+        """Nothing is added any more."""
+        self._account.done(self)

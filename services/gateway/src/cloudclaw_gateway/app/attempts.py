@@ -81,21 +81,25 @@ class Attempts:
             _log.info("limit reached", uid=uid, kind=kind, tenant=credentials.tenant, task=credentials.task)
             self._pushes.limit(uid, kind, message)
 
-        account = Account(limits, used, changed=changed, reached=reached)
+        if known is not None:
+            # Another sandbox of the same attempt: what the earlier one has under way counts on.
+            account = known.account
+        else:
+            account = Account(limits, used, changed=changed, reached=reached)
         attempt = Attempt(credentials, account, self._relay)
         attempt.door = self._doors.open(listener, attempt.serve)
         if known is not None:
-            # Another sandbox of the same attempt.
-            account.use = account.use.most(known.account.use)
+            account.renew(limits, used)
             self._close(known)
         self._attempts[uid] = attempt
         _log.info("attached", uid=uid, tenant=credentials.tenant, task=credentials.task, attempt=credentials.attempt)
 
     def detach(self, uid: str) -> Use:
-        """Break its connections and forget it; answers what was used."""
+        """Break its connections and forget it; answers what was used, what is broken off included."""
         attempt = self._attempts.pop(uid, None)
         if attempt is None:
             return Use()
+        attempt.account.close()
         self._close(attempt)
         self._pushes.forget(uid)
         who = attempt.credentials
@@ -118,6 +122,11 @@ class Attempts:
         """Accept nothing more anywhere, and return when every request is done. What connects meanwhile waits in the
         backlog of its listener, which the supervisor holds open too."""
         await asyncio.gather(*(attempt.door.drain() for attempt in self._attempts.values() if attempt.door is not None))
+
+    def settle(self) -> None:
+        """What is under way counts as it stands: nobody waits for its end."""
+        for attempt in self._attempts.values():
+            attempt.account.close()
 
     async def close(self) -> None:
         """Break what is left."""

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack
-from typing import Any, Final
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Final
 
-import msgspec
 import structlog
 
 from cloudclaw.clock import Clock
 from cloudclaw.errors import CloudClawError
 from cloudclaw_gateway.app.account import Account, Charge
+from cloudclaw_gateway.app.bodies import Counted, Whole
 from cloudclaw_gateway.app.metrics import GatewayMetrics
+from cloudclaw_gateway.app.tally import Tally
+from cloudclaw_gateway.domain.forecast import Forecast, foresee
 from cloudclaw_gateway.domain.headers import incoming, outgoing
-from cloudclaw_gateway.domain.meter import ResponseMeter
 from cloudclaw_gateway.domain.prices import Price
 from cloudclaw_gateway.domain.refusal import Kind, Mark, Refusal
 from cloudclaw_gateway.domain.upstream import Route, Upstream, parse_target
+from cloudclaw_gateway.domain.use import Use
 from cloudclaw_gateway.ports.doors import Exchange
 from cloudclaw_gateway.ports.keys import KeyOpener
 from cloudclaw_gateway.ports.upstreams import Answer, Body, Question, UpstreamError, Upstreams
@@ -28,13 +31,17 @@ _log = structlog.get_logger()
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
-class _Head(msgspec.Struct):
-    """What is read of a request that is held."""
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How requests under a limit on tokens or spend are treated.
 
-    model: Any = None
+    Attributes:
+        turn: seconds that one waits for those before it.
+        unnamed_output: tokens that an answer may have when its request names no most.
+    """
 
-
-_HEAD: Final = msgspec.json.Decoder(_Head)
+    turn: float
+    unnamed_output: int
 
 
 class Relay:
@@ -50,12 +57,14 @@ class Relay:
         keys: KeyOpener,
         metrics: GatewayMetrics,
         clock: Clock,
+        patience: Patience,
     ) -> None:
         self._upstreams = upstreams
         self._ways = ways
         self._keys = keys
         self._metrics = metrics
         self._clock = clock
+        self._patience = patience
 
     async def serve(self, exchange: Exchange, tenant: str, keys: Mapping[str, str], account: Account) -> None:
         """Answer one request. Cancelled when the sandbox hangs up."""
@@ -68,9 +77,10 @@ class Relay:
                 raise Refusal(404, Mark.NO_UPSTREAM, f"no such upstream; there are {', '.join(self._upstreams)}")
             route = upstream.route(exchange.method, target)
             key = self._key(upstream, tenant, keys)
-            passage = _Passage(exchange, upstream, route, tenant, account, self._metrics, self._clock, begin)
+            headers = outgoing(exchange.headers, upstream.kind, key, upstream.headers)
+            passage = _Passage(exchange, upstream, route, headers, tenant, account, self._metrics, self._clock, begin)
             with self._metrics.streams.labels(upstream.name).track_inprogress():
-                await passage.through(self._ways, outgoing(exchange.headers, upstream.kind, key, upstream.headers))
+                await passage.through(self._ways, self._patience)
         except Refusal as refusal:
             await self._refuse(exchange, refusal, upstream, tenant)
         except ConnectionError:
@@ -121,6 +131,7 @@ class _Passage:
         exchange: Exchange,
         upstream: Upstream,
         route: Route,
+        headers: list[tuple[str, str]],
         tenant: str,
         account: Account,
         metrics: GatewayMetrics,
@@ -130,71 +141,112 @@ class _Passage:
         self._exchange = exchange
         self._upstream = upstream
         self._route = route
+        self._headers = headers
         self._tenant = tenant
         self._account = account
         self._metrics = metrics
         self._clock = clock
         self._begin = begin
-        self._price: Price | None = None
-        self._body = _Counted(exchange.body) if exchange.body is not None else None
+        self._held = 0.0
+        self._body = Counted(exchange.body) if exchange.body is not None else None
 
-    async def through(self, ways: Upstreams, headers: list[tuple[str, str]]) -> None:
+    async def through(self, ways: Upstreams, patience: Patience) -> None:
         """Ask, and stream the answer back. Raises `Refusal`."""
         if not self._route.metered:
-            await self._ask(ways, headers, self._body, None)
-            return
-        if not self._account.limits.spend_usd:
-            await self._ask(ways, headers, self._body, self._account.begin())
-            return
-        # A limit that is reached already is told before anything is read.
-        self._account.check()
-        if self._route.model:
-            self._price = self._priced(self._route.model)
-            await self._ask(ways, headers, self._body, self._account.begin())
-            return
-        async with AsyncExitStack() as holding:
-            await holding.enter_async_context(self._account.holding)
-            held = await self._held(holding)
-            await self._ask(ways, headers, held, self._account.begin())
+            await self._ask(ways, self._body, None)
+        elif self._account.limits.measured:
+            await self._in_turn(ways, patience)
+        else:
+            await self._ask(ways, self._body, self._tally(await self._account.begin()))
 
-    async def _ask(
-        self, ways: Upstreams, headers: list[tuple[str, str]], body: Body | None, charge: Charge | None
-    ) -> None:
-        question = Question(self._exchange.method, self._route.url, headers, body)
+    async def _in_turn(self, ways: Upstreams, patience: Patience) -> None:
+        """Held until its body is read and what it may use fits beside what is under way, in the order of coming."""
+        account = self._account
+        # A limit that is reached already is told before anything is read or waited for.
+        account.check()
+        arrived = self._clock.boottime()
+        with ExitStack() as holding:
+            try:
+                body, tally = await self._turn(holding, patience)
+            except TimeoutError:
+                raise Refusal(
+                    429,
+                    Mark.TURN,
+                    "near its limit a task's requests go one after the other, and this one waited for too long",
+                    retry=True,
+                ) from None
+            self._held = self._clock.boottime() - arrived
+            await self._ask(ways, body, tally)
+
+    async def _turn(self, holding: ExitStack, patience: Patience) -> tuple[Body | None, Tally]:
+        """The body, and the account's leave to send it. Raises `Refusal` and `TimeoutError`."""
+        account, loop = self._account, asyncio.get_running_loop()
+        begin = loop.time()
+        async with asyncio.timeout(patience.turn) as waiting:
+            await account.holding.acquire()
+            holding.callback(account.holding.release)
+            account.check()
+            # Who sends slowly is cut off by the door.
+            waited = loop.time() - begin
+            waiting.reschedule(None)
+            data = await self._read()
+            price, most = self._foreseen(data, patience)
+            waiting.reschedule(loop.time() + patience.turn - waited)
+            tally = self._tally(await account.begin(most), price)
+        # Once it is sent, the next one may be held.
+        return Whole(data, holding.close) if self._body is not None else None, tally
+
+    async def _ask(self, ways: Upstreams, body: Body | None, tally: Tally | None) -> None:
+        question = Question(self._exchange.method, self._route.url, self._headers, body)
         asked = self._clock.boottime()
-        answered = False
         try:
             async with ways.ask(question) as answer:
-                answered = True
-                await self._stream(answer, charge, asked)
+                await self._stream(answer, tally, asked)
         except UpstreamError as error:
-            if charge is not None and not error.asked:
-                charge.undo()
+            if tally is not None:
+                tally.failed(asked=error.asked)
             self._failed(error)
-        except asyncio.CancelledError:
-            if charge is not None and not answered:
-                # The sandbox hung up before the answer began; the upstream may have read it all the same.
-                self._finish(charge, ResponseMeter(streamed=True))
+        except Refusal:
+            if tally is not None:
+                tally.failed(asked=True)
             raise
+        finally:
+            if tally is not None:
+                tally.end()
 
-    async def _held(self, holding: AsyncExitStack) -> Body:
-        """The whole body, once its model is known to have a price: without one a limit on spend could not be kept.
+    def _tally(self, charge: Charge, price: Price | None = None) -> Tally:
+        return Tally(
+            charge, self._upstream, self._tenant, price, self._metrics, lambda: self._body.bytes if self._body else 0
+        )
 
-        Raises `Refusal`.
+    async def _read(self) -> bytes:
+        return b"".join([piece async for piece in self._body]) if self._body is not None else b""
+
+    def _foreseen(self, data: bytes, patience: Patience) -> tuple[Price | None, Use | None]:
+        """The price of the model that is asked for, and what the request may use at most; None when nobody knows.
+
+        Under a limit on spend a model must have a price: without one the limit could not be kept. Raises `Refusal`.
         """
-        if self._body is None:
-            raise Refusal(400, Mark.BAD_REQUEST, "this request needs a body")
-        if any(name.lower() == "content-encoding" for name, _ in self._exchange.headers):
+        compressed = any(name.lower() == "content-encoding" for name, _ in self._exchange.headers)
+        writes = self._route.writes
+        forecast = None if compressed else foresee(data, writes=writes, unnamed_output=patience.unnamed_output)
+        price = None
+        if self._account.limits.spend_usd:
+            price = self._priced(self._model(forecast, compressed=compressed))
+        if forecast is None or forecast.tokens is None:
+            return price, None
+        return price, Use.of(forecast.tokens, price.most(forecast.tokens) if price else 0.0)
+
+    def _model(self, forecast: Forecast | None, *, compressed: bool) -> str:
+        if self._route.model:
+            return self._route.model
+        if compressed:
             raise Refusal(415, Mark.BAD_REQUEST, "under a limit on spend requests must not be compressed")
-        data = b"".join([piece async for piece in self._body])
-        try:
-            model = _HEAD.decode(data).model
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            raise Refusal(400, Mark.BAD_REQUEST, "the body is no JSON object") from None
-        if not isinstance(model, str) or not model:
+        if forecast is None:
+            raise Refusal(400, Mark.BAD_REQUEST, "the body is no JSON object")
+        if not forecast.model:
             raise Refusal(400, Mark.BAD_REQUEST, "the body names no model")
-        self._price = self._priced(model)
-        return _Whole(data, holding)
+        return forecast.model
 
     def _priced(self, model: str) -> Price:
         price = self._upstream.prices.find(model)
@@ -207,62 +259,36 @@ class _Passage:
             )
         return price
 
-    async def _stream(self, answer: Answer, charge: Charge | None, asked: float) -> None:
+    async def _stream(self, answer: Answer, tally: Tally | None, asked: float) -> None:
         answered = self._clock.boottime()
+        if tally is not None:
+            tally.answered(answer)
         if answer.status in _REDIRECTS:
             raise Refusal(
                 502,
                 Mark.REDIRECT,
                 f"upstream {self._upstream.name} answers with a redirect ({answer.status}), and none is followed",
             )
-        headers = {name.lower(): value for name, value in answer.headers}
-        meter = None
-        if charge is not None and 200 <= answer.status < 300:
-            meter = ResponseMeter(
-                streamed=headers.get("content-type", "").startswith("text/event-stream"),
-                readable=headers.get("content-encoding", "identity") == "identity",
-            )
         self._metrics.requests.labels(self._upstream.name, str(answer.status), self._tenant).inc()
         exchange = self._exchange
         first = True
-        try:
-            await exchange.begin(answer.status, answer.reason, incoming(answer.headers), answer.length)
-            overhead = asked - self._begin + self._clock.boottime() - answered
-            async for piece in answer.pieces():
-                arrived = self._clock.boottime()
+        await exchange.begin(answer.status, answer.reason, incoming(answer.headers), answer.length)
+        # Waiting for its turn is no work of the gateway's.
+        overhead = asked - self._begin - self._held + self._clock.boottime() - answered
+        async for piece in answer.pieces():
+            arrived = self._clock.boottime()
+            try:
                 await exchange.write(piece)
-                if first:
-                    first = False
-                    now = self._clock.boottime()
-                    self._metrics.first_byte.labels(self._upstream.name).observe(now - self._begin)
-                    self._metrics.overhead.observe(overhead + now - arrived)
-                # On the side: the bytes are on their way already.
-                if meter is not None and charge is not None and meter.feed(piece):
-                    self._settle(charge, meter)
-            await exchange.end()
-        finally:
-            if meter is not None and charge is not None:
-                self._finish(charge, meter)
-
-    def _settle(self, charge: Charge, meter: ResponseMeter) -> None:
-        charge.settle(meter.tokens, self._upstream.prices.find(meter.model) or self._price)
-
-    def _finish(self, charge: Charge, meter: ResponseMeter) -> None:
-        tokens, estimated = meter.finish(request_bytes=self._body.bytes if self._body else 0)
-        self._settle(charge, meter)
-        name, tenant = self._upstream.name, self._tenant
-        if estimated:
-            self._metrics.estimated.labels(name).inc()
-        for kind, count in (
-            ("input", tokens.input),
-            ("output", tokens.output),
-            ("cache_read", tokens.cache_read),
-            ("cache_write", tokens.cache_write),
-        ):
-            if count:
-                self._metrics.tokens.labels(name, tenant, kind).inc(count)
-        if charge.use.spend_usd:
-            self._metrics.spend.labels(name, tenant).inc(charge.use.spend_usd)
+            finally:
+                # On the side: the bytes are on their way already, also when the sandbox hangs up at them.
+                if tally is not None:
+                    tally.feed(piece)
+            if first:
+                first = False
+                now = self._clock.boottime()
+                self._metrics.first_byte.labels(self._upstream.name).observe(now - self._begin)
+                self._metrics.overhead.observe(overhead + now - arrived)
+        await exchange.end()
 
     def _failed(self, error: UpstreamError) -> None:
         name = self._upstream.name
@@ -271,31 +297,3 @@ class _Passage:
             raise Refusal(504, Mark.TIMEOUT, f"upstream {name} is silent for too long: {error}", retry=True) from error
         mark = Mark.BROKEN if error.asked else Mark.UNREACHABLE
         raise Refusal(502, mark, f"upstream {name} cannot be reached: {error}", retry=True) from error
-
-
-class _Counted:
-    """A body, and how much of it has passed."""
-
-    def __init__(self, body: Body) -> None:
-        self.length = body.length
-        self.bytes = 0
-        self._body = body
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for piece in self._body:
-            self.bytes += len(piece)
-            yield piece
-
-
-class _Whole:
-    """A body that is here already; once sent, the next one may be held."""
-
-    def __init__(self, data: bytes, holding: AsyncExitStack) -> None:
-        self.length: int | None = len(data)
-        self._data = data
-        self._holding = holding
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield self._data
-        self._data = b""
-        await self._holding.aclose()

@@ -10,12 +10,12 @@ One parser serves all protocols, because their fields tell them apart:
 | Gemini | `usageMetadata`, in every event | within `promptTokenCount` |
 
 What an upstream does not say is estimated, so that leaving a stream early, or not asking for its usage, is not free:
-a token for four bytes of the request, and one for each event of the stream or four bytes of the body.
+a token for four bytes of the request, of the text in an event (one at least), and of whatever cannot be read.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -27,8 +27,11 @@ _BYTES_PER_TOKEN: Final = 4
 _MOST: Final = 1 << 40
 
 
+_T = TypeVar("_T")
+
+
 class _Document(msgspec.Struct):
-    """The fields that are looked at, of a body or an event."""
+    """The fields that are looked at, of a body."""
 
     type: Any = None
     model: Any = None
@@ -39,7 +42,18 @@ class _Document(msgspec.Struct):
     usage_metadata: Any = msgspec.field(name="usageMetadata", default=None)
 
 
-_DECODER: Final = msgspec.json.Decoder(_Document)
+class _Event(_Document):
+    """Those of an event: also what it writes."""
+
+    delta: Any = None
+    choices: Any = None
+    candidates: Any = None
+
+
+# Gemini's streams are one array unless events are asked for.
+_DOCUMENT: Final = msgspec.json.Decoder(_Document | list[_Document])
+_EVENT: Final = msgspec.json.Decoder(_Event)
+_NO_TEXT: Final = frozenset({"role", "type", "id", "name", "logprobs"})
 
 
 class ResponseMeter:
@@ -60,64 +74,95 @@ class ResponseMeter:
         self._streamed = streamed
         self._readable = readable
         self._rest = bytearray()
+        self._event: list[bytes] = []
+        self._event_bytes = 0
         self._dropping = not readable
-        self._bytes = 0
-        self._events = 0
+        self._unread = 0
+        self._written = 0
         self._said_input = False
         self._said_output = False
 
     def feed(self, data: bytes) -> bool:
         """Look at the next bytes; True when `tokens` changed."""
-        self._bytes += len(data)
-        before = self.tokens
-        if not self._streamed:
+        if not self._readable or not self._streamed:
             self._keep(data)
             return False
+        before = self.tokens
         *lines, rest = data.split(b"\n")
         for line in lines:
+            if self._dropping:
+                self._unread += len(line)
+                self._dropping = False
+                continue
             if self._rest:
                 self._rest += line
                 line = bytes(self._rest)
                 self._rest.clear()
-            if self._dropping:
-                self._dropping = not self._readable
-                continue
             self._line(line)
         self._keep(rest)
         return self.tokens != before
 
     def finish(self, *, request_bytes: int) -> tuple[Tokens, bool]:
         """All tokens of the response, and whether some of them are an estimate. Call it once, after the last byte."""
-        if not self._streamed and not self._dropping:
-            self._look(bytes(self._rest))
+        rest = bytes(self._rest)
         self._rest.clear()
+        if self._streamed:
+            if rest:
+                self._line(rest)
+            self._end_event()
+        else:
+            self._unread += len(rest)
+            self._look(_decoded(_DOCUMENT, rest))
         estimate = Tokens(
             0 if self._said_input else request_bytes // _BYTES_PER_TOKEN,
-            0 if self._said_output else max(self._events, 0 if self._streamed else self._bytes // _BYTES_PER_TOKEN),
+            0 if self._said_output else self._written + self._unread // _BYTES_PER_TOKEN,
         )
         self.tokens = self.tokens.most(estimate)
         return self.tokens, not (self._said_input and self._said_output)
 
     def _keep(self, data: bytes) -> None:
         if self._dropping:
+            self._unread += len(data)
             return
         self._rest += data
         if len(self._rest) > MAX_DOCUMENT:
+            self._unread += len(self._rest)
             self._rest.clear()
             self._dropping = True
 
     def _line(self, line: bytes) -> None:
-        if not line.startswith(b"data:"):
-            return
-        self._events += 1
-        if b'"usage"' in line or b'"usageMetadata"' in line or not self.model:
-            self._look(line[5:])
+        """An event ends with an empty line; its data are all its `data` lines together."""
+        line = line.removesuffix(b"\r")
+        if not line:
+            self._end_event()
+        elif line.startswith(b"data:"):
+            self._event.append(line[5:])
+            self._event_bytes += len(line)
+            if self._event_bytes > MAX_DOCUMENT:
+                self._unread += self._event_bytes
+                self._clear_event()
 
-    def _look(self, document: bytes) -> None:
-        try:
-            found = _DECODER.decode(document)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    def _end_event(self) -> None:
+        if not self._event:
             return
+        data = b"\n".join(self._event)
+        self._clear_event()
+        found = _decoded(_EVENT, data)
+        if isinstance(found, _Event):
+            self._written += max(1, _text((found.delta, found.choices, found.candidates)) // _BYTES_PER_TOKEN)
+            self._look(found)
+        else:
+            self._written += max(1, len(data) // _BYTES_PER_TOKEN)
+
+    def _clear_event(self) -> None:
+        self._event.clear()
+        self._event_bytes = 0
+
+    def _look(self, found: _Document | list[_Document] | None) -> None:
+        for one in found if isinstance(found, list) else [found] if found else []:
+            self._told(one)
+
+    def _told(self, found: _Document) -> None:
         inner = next((part for part in (found.message, found.response) if isinstance(part, dict)), {})
         model = found.model or found.model_version or inner.get("model")
         if isinstance(model, str) and model:
@@ -128,7 +173,29 @@ class ResponseMeter:
         self.tokens = self.tokens.then(_tokens(usage))
         self._said_input = True
         # What a message starts with is not yet what it wrote.
-        self._said_output = found.type != "message_start"
+        begun = found.type == "message_start" or (usage is found.usage_metadata and "candidatesTokenCount" not in usage)
+        self._said_output = self._said_output or not begun
+
+
+def _decoded(decoder: msgspec.json.Decoder[_T], data: bytes) -> _T | None:
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _text(found: Any) -> int:
+    """Characters in all strings of `found` but those that say what it is."""
+    size, rest = 0, [found]
+    while rest:
+        match rest.pop():
+            case str() as text:
+                size += len(text)
+            case dict() as fields:
+                rest += [value for name, value in fields.items() if name not in _NO_TEXT]
+            case list() | tuple() as several:
+                rest += several
+    return size
 
 
 def _tokens(usage: dict[str, Any]) -> Tokens:
@@ -136,7 +203,7 @@ def _tokens(usage: dict[str, Any]) -> Tokens:
     details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
     within = _count(details, "cached_tokens") if isinstance(details, dict) else _count(usage, "cachedContentTokenCount")
     return Tokens(
-        input=max(read - within, 0),
+        input=max(read - within, 0) + _count(usage, "toolUsePromptTokenCount"),
         output=_first(usage, "completion_tokens", "output_tokens", "candidatesTokenCount")
         + _count(usage, "thoughtsTokenCount"),
         cache_read=within or _count(usage, "cache_read_input_tokens"),

@@ -27,6 +27,10 @@ class Price:
             + tokens.cache_write * self.cache_write
         ) / 1e6
 
+    def most(self, tokens: Tokens) -> float:
+        """What `tokens` cost when the input is of the dearest kind."""
+        return (tokens.input * max(self.input, self.cache_read, self.cache_write) + tokens.output * self.output) / 1e6
+
 
 class PriceList:
     """Prices by model name or glob. The name itself goes first, then the longest glob that matches."""

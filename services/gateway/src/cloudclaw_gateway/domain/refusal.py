@@ -27,6 +27,7 @@ class Mark(enum.StrEnum):
     TOO_SLOW = "too-slow"
     NO_PRICE = "no-price"
     LIMIT = "limit"
+    TURN = "turn"
     UNREACHABLE = "upstream-unreachable"
     BROKEN = "upstream-broken"
     TIMEOUT = "upstream-timeout"
@@ -81,16 +82,24 @@ _ANTHROPIC_TYPES: Final = {
     403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
+    429: "rate_limit_error",
     500: "api_error",
     502: "api_error",
     504: "timeout_error",
 }
-_OPENAI_TYPES: Final = {401: "authentication_error", 500: "server_error", 502: "server_error", 504: "server_error"}
+_OPENAI_TYPES: Final = {
+    401: "authentication_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    502: "server_error",
+    504: "server_error",
+}
 _OPENAI_CODES: Final = {Mark.NO_KEY: "invalid_api_key", Mark.BAD_KEY: "invalid_api_key"}
 _GEMINI_STATUSES: Final = {
     401: "UNAUTHENTICATED",
     403: "PERMISSION_DENIED",
     404: "NOT_FOUND",
+    429: "RESOURCE_EXHAUSTED",
     500: "INTERNAL",
     502: "UNAVAILABLE",
     504: "DEADLINE_EXCEEDED",

@@ -44,6 +44,9 @@ PATHS: Final[Mapping[Kind, Sequence[str]]] = {
 FREE: Final = ("messages/count_tokens", "responses/input_tokens", "models/*:countTokens")
 """Operations that no upstream charges for, though they are POST."""
 
+_SILENT: Final = ("embeddings", "models/*:embedContent")
+"""Operations that read only."""
+
 _STEP: Final = re.compile(r"[A-Za-z0-9._~:@+=,-]+")
 _QUERY: Final = re.compile(r"(?:[A-Za-z0-9._~:/?@!$&'()*+,;=\[\]-]|%[0-9A-Fa-f]{2})*")
 _VERSION: Final = re.compile(r"v[0-9]+[a-z0-9]*")
@@ -104,12 +107,14 @@ class Route:
         url: whole, on the upstream's own scheme, host and base path.
         operation: the path without the version.
         metered: it may cost something, so it is counted and limited.
+        writes: its answer counts as output.
         model: when the path names it; otherwise the body does.
     """
 
     url: str
     operation: str
     metered: bool
+    writes: bool = True
     model: str = ""
 
 
@@ -154,9 +159,9 @@ class Upstream:
             steps = operation
         name = "/".join(operation)
         url = f"{self.url}/{'/'.join(steps)}" + (f"?{target.query}" if target.query else "")
-        free = any(fnmatch.fnmatchcase(name, pattern) for pattern in FREE)
+        free, silent = (any(fnmatch.fnmatchcase(name, pattern) for pattern in group) for group in (FREE, _SILENT))
         model = operation[-1].rpartition(":")[0] if self.kind is Kind.GEMINI else ""
-        return Route(url, name, method == "POST" and not free, model)
+        return Route(url, name, method == "POST" and not free, not silent, model)
 
 
 def _matches(pattern: Sequence[str], steps: Sequence[str]) -> bool:

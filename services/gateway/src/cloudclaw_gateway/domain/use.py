@@ -85,6 +85,17 @@ class Limits:
     tokens: int = 0
     spend_usd: float = 0.0
 
+    @property
+    def measured(self) -> bool:
+        """A limit is on what requests use, and not only on how many they are."""
+        return bool(self.tokens or self.spend_usd)
+
+    def holds(self, use: Use) -> bool:
+        """`use` passes no limit on tokens or spend."""
+        return not (self.tokens and use.tokens > self.tokens) and not (
+            self.spend_usd and use.spend_usd > self.spend_usd
+        )
+
     def reached(self, use: Use) -> tuple[LimitKind, str] | None:
         """The limit that allows no further request after `use`, and what to say about it."""
         if self.requests and use.requests >= self.requests:
