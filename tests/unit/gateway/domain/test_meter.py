@@ -121,6 +121,65 @@ def test_compressed_and_overlong_bodies_are_estimated_and_not_kept() -> None:
         assert tokens.output > MAX_DOCUMENT // 4
 
 
+def test_an_event_may_have_several_lines_of_data_and_the_last_no_end() -> None:
+    meter = ResponseMeter(streamed=True)
+    meter.feed(b'data: {"usage":\r\n: a comment\r\nid: 7\r\ndata: {"input_tokens": 3,\r\ndata:"output_tokens": 4}}\r\n')
+    assert meter.finish(request_bytes=4000) == (Tokens(3, 4), False)
+    meter = ResponseMeter(streamed=True)
+    meter.feed(b'data: {"usage": {"input_tokens": 3, "output_tokens": 4}}')
+    assert meter.finish(request_bytes=4000) == (Tokens(3, 4), False)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "x" * 400}},
+        {"type": "content_block_delta", "delta": {"type": "input_json_delta", "partial_json": "x" * 400}},
+        {"choices": [{"delta": {"content": "x" * 200}}, {"delta": {"reasoning_content": "x" * 200}}]},
+        {"choices": [{"delta": {"tool_calls": [{"id": "y" * 99, "function": {"name": "f", "arguments": "x" * 400}}]}}]},
+        {"choices": [{"text": "x" * 400}]},
+        {"type": "response.output_text.delta", "delta": "x" * 400},
+        {"candidates": [{"content": {"role": "model", "parts": [{"text": "x" * 400}]}}]},
+    ],
+)
+def test_what_an_event_writes_is_estimated_by_its_text(event: Any) -> None:
+    """Upstreams put many tokens into one event, and much around them."""
+    meter = ResponseMeter(streamed=True)
+    meter.feed(stream(event, event))
+    assert meter.finish(request_bytes=0) == (Tokens(0, 200), True)
+
+
+def test_events_without_end_are_neither_kept_nor_free() -> None:
+    meter = ResponseMeter(streamed=True)
+    line = b"data: " + b"x" * 1000 + b"\n"
+    for _ in range(3000):
+        meter.feed(line)
+        assert sum(map(len, meter._event)) <= MAX_DOCUMENT
+    tokens, estimated = meter.finish(request_bytes=0)
+    assert estimated
+    assert tokens.output == pytest.approx(3000 * 1000 / 4, rel=0.02)
+
+
+def test_a_compressed_stream_is_estimated_by_its_bytes() -> None:
+    meter = ResponseMeter(streamed=True, readable=False)
+    meter.feed(b"\x1f\x8b" * 200)
+    assert meter.finish(request_bytes=400) == (Tokens(100, 100), True)
+
+
+def test_geminis_stream_that_is_no_stream_of_events_is_read() -> None:
+    meter = ResponseMeter(streamed=False)
+    events = [json.loads(line[5:]) for line in GEMINI.splitlines() if line.startswith(b"data:")]
+    meter.feed(json.dumps(events).encode())
+    assert meter.finish(request_bytes=4000) == (Tokens(20, 12, 30, 0), False)
+
+
+def test_geminis_stream_that_is_left_before_it_told_of_its_output_is_estimated() -> None:
+    meter = ResponseMeter(streamed=True)
+    text = {"candidates": [{"content": {"parts": [{"text": "x" * 80}]}}]}
+    meter.feed(stream(text | {"usageMetadata": {"promptTokenCount": 50, "toolUsePromptTokenCount": 5}}))
+    assert meter.finish(request_bytes=4000) == (Tokens(55, 20), True)
+
+
 def test_after_an_overlong_event_the_next_ones_are_read() -> None:
     meter = ResponseMeter(streamed=True)
     meter.feed(b"data: " + b"x" * (MAX_DOCUMENT + 1))
