@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import resource
 import stat
 from pathlib import Path
 
@@ -28,6 +29,16 @@ def test_what_was_sealed_opens_under_its_names(tmp_path: Path) -> None:
     assert SECRET not in sealed
     assert sealer.open("acme", "anthropic", sealed) == SECRET
     assert sealer.seal("acme", "anthropic", SECRET) != sealed
+
+
+def test_who_holds_keys_leaves_no_core_file(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
+    try:
+        Sealer([key_file(tmp_path)])
+        assert resource.getrlimit(resource.RLIMIT_CORE)[0] == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, before)
 
 
 @pytest.mark.parametrize(("tenant", "upstream"), [("evil", "anthropic"), ("acme", "openai"), ("acme/anthropic", "")])

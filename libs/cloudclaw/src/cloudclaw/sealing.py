@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import resource
 import secrets
 import stat
 from collections.abc import Sequence
@@ -52,11 +53,14 @@ class SealingError(CloudClawError):
 class Sealer:
     """Seals and opens with the keys of `paths`.
 
+    From then on its process leaves no core file, which would have the keys in it.
+
     Raises `SealingError` when a file cannot be read, holds no key, or others may read it. Without any file everything
     else raises it.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
         self._ciphers = [AESGCM(_read(path)) for path in paths]
 
     def seal(self, tenant: str, upstream: str, secret: str) -> str:
