@@ -64,12 +64,14 @@ class ConversationRules(LeaseMachine):
         )
 
         def call() -> Coroutine[Any, Any, Versioned[TaskRecord]]:
-            after = conversation.parked(view.record, self.clock.now, new, op_id=self.op(), inputs=inputs)
+            said = f"with {new.id}"
+            after = conversation.parked(view.record, self.clock.now, new, op_id=self.op(), inputs=inputs, result=said)
             return self.tx.park(token, view, after, new)
 
         answer = self.attempt(call, allowed, fault)
         if answer is not None:
             task.parks(inputs, answer.mod_revision)
+            task.words = f"with {new.id}"
             self.model.checkpointed(task, new.id)
 
     @precondition(lambda self: self.some(lambda task: task.later and not task.state.ended))

@@ -172,6 +172,7 @@ class LeaseMachine(RuleBasedStateMachine):
             task.closing,
         )
         assert record.inputs_done <= record.inputs
+        assert record.result == task.words
         assert not (record.parked and record.asks), "parked with something to do"
         assert [attempt.number for attempt in record.attempts] == list(range(1, record.attempt + 1))
         running = [attempt for attempt in record.attempts if attempt.state is AttemptState.RUNNING]

@@ -48,6 +48,8 @@ class ModelTask:
     """What its attempt has to answer beyond; -1 when it was given nothing to answer."""
     later: int = 0
     closing: bool = False
+    words: str = ""
+    """What it said last, as far as that is kept: with its checkpoint, or parked."""
 
     @property
     def asks(self) -> bool:

@@ -238,3 +238,15 @@ def test_a_damaged_page_is_named() -> None:
     for data in (b"", b"{}", b'{"packed": "!"}', b'{"packed": 7}'):
         with pytest.raises(DataLossError):
             decode_page(data)
+
+
+def test_what_it_said_last_is_kept_with_the_checkpoint_that_holds_it() -> None:
+    task = life.checkpointed(running(), NOW, ONE, op_id="op", answered=True, result="MQ==")
+    task = life.checkpointed(task, NOW, TWO, op_id="op", inputs=1)
+    assert task.result == "MQ==", "half of an answer takes no answer's place"
+    task = life.checkpointed(task, NOW, ONE, op_id="op", answered=True, result_object="results/2")
+    assert (task.result, task.result_object) == ("", "results/2")
+    lost = life.lost(task, NOW, op_id="op")
+    assert (lost.state, lost.result_object) == (TaskState.QUEUED, "results/2")
+    again = life.lost(running(life.became_due(lost, NOW, op_id="op")), NOW, op_id="op")
+    assert (again.state, again.result_object) == (TaskState.FAILED, "results/2")

@@ -143,25 +143,33 @@ class LeaseProtocol(ConversationRules):
         as_claimed=st.booleans(),
         request=st.integers(0, 3),
         inputs=st.integers(0, 3),
+        answers=st.booleans(),
         fault=faults,
     )
-    def checkpoint(self, pick: int, behind: int, as_claimed: bool, request: int, inputs: int, fault: str) -> None:
-        """A holder records a checkpoint, zombies included; it may answer a request, even one nobody made, and contain
-        inputs, even some that nobody sent."""
+    def checkpoint(
+        self, pick: int, behind: int, as_claimed: bool, request: int, inputs: int, answers: bool, fault: str
+    ) -> None:
+        """A holder records a checkpoint, zombies included; it may answer a request, even one nobody made, contain
+        inputs, even some that nobody sent, and bring an answer."""
         name, token, claimed = self.token(pick)
         task = self.model.tasks[name]
         view = claimed if as_claimed else self.versions[name][-1 - min(behind, len(self.versions[name]) - 1)]
         new = SnapshotPointer(id=f"snap-{self.op()}", manifest="m")
         allowed = self.holds(task, token) and view.mod_revision == self.versions[name][-1].mod_revision
 
+        said = f"with {new.id}" if answers else ""
+
         def call() -> Coroutine[Any, Any, Versioned[TaskRecord]]:
-            after = life.checkpointed(view.record, self.clock.now, new, op_id=self.op(), request=request, inputs=inputs)
+            after = life.checkpointed(
+                view.record, self.clock.now, new, op_id=self.op(), request=request, inputs=inputs, result=said
+            )
             return self.tx.checkpoint(token, view, after, new)
 
         if self.attempt(call, allowed, fault) is not None:
             self.model.checkpointed(task, new.id)
             task.answered(request)
             task.contains(inputs)
+            task.words = said or task.words
 
     @precondition(lambda self: self.some(lambda task: task.state is TaskState.RUNNING))
     @rule(pick=picks, behind=mostly_now, fault=faults)

@@ -190,7 +190,8 @@ async def test_a_checkpoint_after_the_answer_says_so_and_the_next_attempt_has_no
         take_checkpoint=pb.TakeCheckpoint(tenant=task.tenant, task_id=task.task_id, token=task.token, request=1)
     )
     await rig.until(lambda: any(report.request for report in rig.leader.checkpoints))
-    assert [report.answered for report in rig.leader.checkpoints if report.request] == [True]
+    told = [(report.answered, report.final_message) for report in rig.leader.checkpoints if report.request]
+    assert told == [(True, "done")]
     other = await rig.assign(
         runtime="parrot", prompt="sing", conversation=LONG, resumes=True, base=CHECKPOINT, session="s-1", answered=True
     )
@@ -198,3 +199,36 @@ async def test_a_checkpoint_after_the_answer_says_so_and_the_next_attempt_has_no
     outcome = rig.report_of(other)
     assert (outcome.reason, outcome.session_id) == (task_pb2.END_REASON_PARKED, "s-1")
     assert other.uid not in [uid for there in rig.host.alive.values() for uid in there.starts]
+
+
+async def test_only_a_checkpoint_with_all_answers_tells_the_last_of_them(agent_rig: Rig) -> None:
+    """Of what is answered in part the next attempt says the rest, and the whole."""
+    rig = agent_rig
+    task, sandbox = await asked(rig, conversation=LONG)
+    await answer(rig, sandbox, "one")
+    await deliver(rig, task, message(1))
+    say(sandbox, {"says": "let me see"}, {"turn": 2})
+    await rig.until(lambda: any(report.inputs == 1 for report in rig.leader.checkpoints))
+    halfway = next(report for report in rig.leader.checkpoints if report.inputs == 1)
+    assert (halfway.answered, halfway.final_message) == (False, "")
+    say(sandbox, {"says": "well"}, {"turn": 3}, {"done": "two"})
+    await rig.pass_time(0.2)
+    rig.leader.say(
+        take_checkpoint=pb.TakeCheckpoint(tenant=task.tenant, task_id=task.task_id, token=task.token, request=1)
+    )
+    await rig.until(lambda: any(report.request for report in rig.leader.checkpoints))
+    last = next(report for report in rig.leader.checkpoints if report.request)
+    assert (last.inputs, last.answered, last.final_message) == (1, True, "two")
+
+
+async def test_a_task_that_is_no_conversation_tells_its_answer_at_its_end_alone() -> None:
+    rig = await agents(Parrot(takes_input=False))
+    task, sandbox = await asked(rig)
+    await answer(rig, sandbox)
+    rig.leader.say(
+        take_checkpoint=pb.TakeCheckpoint(tenant=task.tenant, task_id=task.task_id, token=task.token, request=1)
+    )
+    await rig.until(lambda: any(report.request for report in rig.leader.checkpoints), within=5.0)
+    last = rig.leader.checkpoints[-1]
+    assert (last.answered, last.final_message) == (True, "")
+    await rig.close()

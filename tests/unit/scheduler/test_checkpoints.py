@@ -18,6 +18,7 @@ from cloudclaw.v1 import task_pb2
 from cloudclaw_scheduler.app.checkpoints import Checkpoints
 from cloudclaw_scheduler.app.links import Links, NodeLink
 from cloudclaw_scheduler.app.metrics import Metrics
+from cloudclaw_scheduler.app.results import Results
 from cloudclaw_scheduler.app.spawner import Spawner
 from tests.unit.scheduler.node import Node
 from tests.unit.scheduler.plane import Plane, User, duration, soon, until
@@ -263,8 +264,8 @@ async def test_a_leader_that_was_replaced_records_nothing(plane: Plane, user: Us
     link = NodeLink(pb.Hello(node="node-1", incarnation=1), 1, 0.0)
     async with asyncio.TaskGroup() as group:
         old = Checkpoints(
-            plane.kv, plane.scheduler.mirror, Deposed(), plane.transactions, Links(), Spawner(group), plane.clock,
-            Metrics(CollectorRegistry()),
+            plane.kv, plane.scheduler.mirror, Deposed(), plane.transactions, Links(), Results(plane.objects),
+            Spawner(group), plane.clock, Metrics(CollectorRegistry()),
         )  # fmt: skip
         old.report(
             link,

@@ -142,6 +142,8 @@ def checkpointed(
     answered: bool = False,
     usage: Usage | None = None,
     model_use: ModelUse | None = None,
+    result: str = "",
+    result_object: str = "",
 ) -> TaskRecord:
     """The next attempt will start from `checkpoint`.
 
@@ -153,9 +155,12 @@ def checkpointed(
         inputs: inputs that it contains: all up to this number.
         answered: the agent had answered all of them.
         usage, model_use: of the running attempt up to here.
+        result, result_object: what a conversation said last, in the place of what it said before; neither: as it was.
     """
     steps.require(task, TaskState.RUNNING)
     now, done = steps.ms(now), steps.contained(task, inputs)
+    if not result and not result_object:
+        result, result_object = task.result, task.result_object
     after = replace(
         task,
         checkpoint=checkpoint,
@@ -169,6 +174,8 @@ def checkpointed(
         answered=answered,
         usage_now=usage if usage is not None else task.usage_now,
         model_use_now=model_use if model_use is not None else task.model_use_now,
+        result=result,
+        result_object=result_object,
         updated=now,
         op_id=op_id,
     )

@@ -64,7 +64,7 @@ class TaskRecord(Record, frozen=True, kw_only=True):
         spec_object: object that holds the spec when it is over 4 KiB; empty when inline.
         result: `cloudclaw.v1.Result` as bytes in base64 when small enough, else empty.
         result_object: object that holds it otherwise.
-            Of a parked conversation what its last attempt said is kept here already.
+            Of a conversation what it said last is kept here already, once it was parked or its checkpoint holds it.
         parked_since: while it waits for input and holds no slot, since when; then `due` is set too. 0 otherwise.
         inputs: inputs that have a number, and so are to be delivered: 1 to this one.
         inputs_done: the checkpoint contains all up to this number.

@@ -70,7 +70,7 @@ def ended(
     result: str = "",
     result_object: str = "",
 ) -> TaskRecord:
-    """`task` in its end. Without a result, what a parked conversation said last stays."""
+    """`task` in its end. Without a result, what a conversation said last stays."""
     # A success leaves its files in the workspace; otherwise the checkpoint is all that the user gets of them.
     checkpoint = None if state is TaskState.SUCCEEDED else task.checkpoint
     if not result and not result_object:

@@ -696,7 +696,7 @@ class ConnectRequest(_message.Message):
     def __init__(self, term: _Optional[int] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., report: _Optional[_Union[AttemptReport, _Mapping]] = ..., reject: _Optional[_Union[Reject, _Mapping]] = ..., checkpoint: _Optional[_Union[CheckpointReport, _Mapping]] = ...) -> None: ...
 
 class CheckpointReport(_message.Message):
-    __slots__ = ("tenant", "task_id", "token", "uid", "snapshot", "request", "frozen", "failure", "session_id", "inputs", "usage", "model_use", "answered")
+    __slots__ = ("tenant", "task_id", "token", "uid", "snapshot", "request", "frozen", "failure", "session_id", "inputs", "usage", "model_use", "answered", "final_message")
     TENANT_FIELD_NUMBER: _ClassVar[int]
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
@@ -710,6 +710,7 @@ class CheckpointReport(_message.Message):
     USAGE_FIELD_NUMBER: _ClassVar[int]
     MODEL_USE_FIELD_NUMBER: _ClassVar[int]
     ANSWERED_FIELD_NUMBER: _ClassVar[int]
+    FINAL_MESSAGE_FIELD_NUMBER: _ClassVar[int]
     tenant: str
     task_id: str
     token: int
@@ -723,7 +724,8 @@ class CheckpointReport(_message.Message):
     usage: _task_pb2.Usage
     model_use: _task_pb2.ModelUse
     answered: bool
-    def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., token: _Optional[int] = ..., uid: _Optional[str] = ..., snapshot: _Optional[_Union[_task_pb2.SnapshotRef, _Mapping]] = ..., request: _Optional[int] = ..., frozen: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., failure: _Optional[str] = ..., session_id: _Optional[str] = ..., inputs: _Optional[int] = ..., usage: _Optional[_Union[_task_pb2.Usage, _Mapping]] = ..., model_use: _Optional[_Union[_task_pb2.ModelUse, _Mapping]] = ..., answered: bool = ...) -> None: ...
+    final_message: str
+    def __init__(self, tenant: _Optional[str] = ..., task_id: _Optional[str] = ..., token: _Optional[int] = ..., uid: _Optional[str] = ..., snapshot: _Optional[_Union[_task_pb2.SnapshotRef, _Mapping]] = ..., request: _Optional[int] = ..., frozen: _Optional[_Union[datetime.timedelta, _duration_pb2.Duration, _Mapping]] = ..., failure: _Optional[str] = ..., session_id: _Optional[str] = ..., inputs: _Optional[int] = ..., usage: _Optional[_Union[_task_pb2.Usage, _Mapping]] = ..., model_use: _Optional[_Union[_task_pb2.ModelUse, _Mapping]] = ..., answered: bool = ..., final_message: _Optional[str] = ...) -> None: ...
 
 class CheckpointVerdict(_message.Message):
     __slots__ = ("uid", "snapshot_id", "request", "verdict")

@@ -326,11 +326,14 @@ class Agent:
             return checkpoint
         seen, given = self.transcript, self._assignment
         begun = seen.session_id if seen.begun else given.session_id if given.session_in_base else ""
+        answered = self._all_answered()
         return replace(
             checkpoint,
             session_id=begun,
             inputs=max(given.inputs_done, seen.inputs),
-            answered=self._all_answered(),
+            answered=answered,
+            # The next attempt finds nothing to do then, and says nothing.
+            final_message=seen.last_text if answered and given.conversation is not None else "",
             usage=seen.usage,
             model_use=self._own_use(),
         )

@@ -233,6 +233,7 @@ def checkpoint_report(attempt: AttemptId, checkpoint: Checkpoint) -> scheduler_p
         session_id=_said(checkpoint.session_id),
         inputs=checkpoint.inputs,
         answered=checkpoint.answered,
+        final_message=checkpoint.final_message,
         usage=_usage(checkpoint.usage),
         model_use=_model_use(checkpoint.model_use),
     )

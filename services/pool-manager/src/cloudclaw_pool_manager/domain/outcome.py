@@ -88,6 +88,7 @@ class Checkpoint:
         session_id: of the agent's session, when the snapshot holds it.
         inputs, usage, model_use: as in `Outcome`, up to the snapshot.
         answered: the agent had answered all of these.
+        final_message: of a conversation, its answer to the last of these; empty unless `answered`.
     """
 
     snapshot: SnapshotPointer | None
@@ -97,6 +98,7 @@ class Checkpoint:
     session_id: str = ""
     inputs: int = 0
     answered: bool = False
+    final_message: str = ""
     usage: Usage | None = None
     model_use: ModelUse | None = None
 

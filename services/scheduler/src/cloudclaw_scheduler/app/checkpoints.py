@@ -25,6 +25,7 @@ from cloudclaw_scheduler.app.leading import Leading
 from cloudclaw_scheduler.app.links import Links, NodeLink
 from cloudclaw_scheduler.app.metrics import Metrics
 from cloudclaw_scheduler.app.mirror import Mirror
+from cloudclaw_scheduler.app.results import Results
 from cloudclaw_scheduler.app.spawner import Spawner
 from cloudclaw_scheduler.app.state import Change, Kind
 from cloudclaw_scheduler.app.use import model_use_of, usage_of
@@ -47,6 +48,7 @@ class Checkpoints:
         leading: Leading,
         transactions: Transactions,
         links: Links,
+        results: Results,
         spawner: Spawner,
         clock: Clock,
         metrics: Metrics,
@@ -56,6 +58,7 @@ class Checkpoints:
         self._leading = leading
         self._transactions = transactions
         self._links = links
+        self._results = results
         self._spawner = spawner
         self._clock = clock
         self._metrics = metrics
@@ -188,14 +191,19 @@ class Checkpoints:
             )
             return
         pointer = pointer_of(report.snapshot)
-        if record.checkpoint is not None and record.checkpoint.id == pointer.id and request <= record.checkpoint_served:
-            return  # its verdict was lost; the same id for a new request is a tree that did not change since
+        if request <= record.checkpoint_served and _recorded(record, report):
+            return  # its verdict was lost
         frozen = report.frozen.ToMicroseconds() / 1_000_000
+        op_id = new_id("op")
+        inline = name = ""
+        if report.final_message and record.plan.interactive:
+            # An object of its own: that of the answer before is this record's until the transaction is through.
+            inline, name = await self._results.keep_words(record, report.final_message, f"{record.uid}-{op_id}")
         after = life.checkpointed(
             record,
             now,
             pointer,
-            op_id=new_id("op"),
+            op_id=op_id,
             request=request,
             frozen=frozen,
             session=opaque_or_none(report.session_id),
@@ -203,8 +211,12 @@ class Checkpoints:
             inputs=report.inputs,
             usage=usage_of(report),
             model_use=model_use_of(report),
+            result=inline,
+            result_object=name,
         )
         await self._transactions.checkpoint(token, task, after, pointer)
+        if record.result_object and record.result_object != after.result_object:
+            self._spawner.spawn(self._results.forget(record))
         self._metrics.checkpoints.labels("committed").inc()
         self._metrics.freeze_seconds.observe(frozen)
         _log.debug(
@@ -215,6 +227,14 @@ class Checkpoints:
         self._metrics.checkpoints.labels("fenced").inc()
         _log.warning("checkpoint refused: the token is no longer valid", tenant=report.tenant, task=report.task_id)
         return FENCED
+
+
+def _recorded(record: TaskRecord, report: pb.CheckpointReport) -> bool:
+    """Whether the record says all of it already. The same snapshot may be of another moment: a tree that did not change
+    has its id, whatever was said meanwhile."""
+    known = record.checkpoint is not None and record.checkpoint.id == report.snapshot.snapshot_id
+    heard = min(report.inputs, record.inputs) <= record.inputs_done
+    return known and heard and report.answered == record.answered
 
 
 def _waits(record: TaskRecord) -> bool:

@@ -31,8 +31,6 @@ _log = structlog.get_logger()
 
 LOG_WAIT: Final = 2.0
 """Seconds that a finish waits for the log's last bytes before the node is told to report again."""
-PARKED_INLINE: Final = 1024
-"""Bytes of a last answer that are kept in the record of a parked task, beside all that its record is still to hold."""
 _TRIES: Final = 5
 COMMITTED: Final = ReportVerdict.VERDICT_COMMITTED
 FENCED: Final = ReportVerdict.VERDICT_FENCED
@@ -195,8 +193,7 @@ class Finisher:
         assert outcome.snapshot is not None
         # An attempt that found nothing to do says nothing.
         said = reported.final_message or await self._results.last_words(record)
-        part = task_pb2.Result(final_message=said, session_id=outcome.session)
-        inline, name = await self._results.place(record, record.uid, part, most=PARKED_INLINE)
+        inline, name = await self._results.keep_words(record, said, record.uid, outcome.session)
         after = conversation.parked(
             record,
             self._clock.wall(),

@@ -7,6 +7,7 @@ record while that stays within its size, else as an object. The rest is put in f
 from __future__ import annotations
 
 import base64
+from typing import Final
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -24,6 +25,9 @@ from cloudclaw_scheduler.app.use import model_use_message, usage_message
 from cloudclaw_scheduler.domain.outcome import Commit
 
 _log = structlog.get_logger()
+
+WORDS_INLINE: Final = 1024
+"""Bytes of a last answer that are kept in the record of a conversation that goes on."""
 
 
 def timestamp(seconds: float) -> Timestamp | None:
@@ -92,6 +96,12 @@ class Results:
         await self._objects.put(name, data)
         return "", name
 
+    async def keep_words(self, record: TaskRecord, said: str, name: str, session: str = "") -> tuple[str, str]:
+        """What a conversation said last, placed beside all that its record is still to hold. `name`: of this answer
+        alone, among those of its task."""
+        part = task_pb2.Result(final_message=said, session_id=session)
+        return await self.place(record, name, part, most=WORDS_INLINE)
+
     async def read(self, record: TaskRecord) -> task_pb2.Result:
         """The whole result. `PreconditionError(reason="TASK_NOT_ENDED")`, `DataLossError`, `UnavailableError`."""
         if not record.state.ended:
@@ -103,7 +113,7 @@ class Results:
         return result
 
     async def last_words(self, record: TaskRecord) -> str:
-        """What the conversation said last before it was parked; "" when that is nothing, or lost."""
+        """What the conversation said last, as its record keeps it; "" when that is nothing, or lost."""
         try:
             return (await self._stored(record)).final_message
         except DataLossError as error:

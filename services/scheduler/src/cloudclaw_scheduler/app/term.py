@@ -109,7 +109,7 @@ class Term:
         self._log_streams: set[Outbox[pb.StreamLogsResponse]] = set()
         self._reconciler = Reconciler(mirror, self.links, assigner, self._finisher, self.spawner)
         self._checkpoints = Checkpoints(
-            tools.kv, mirror, leading, tools.transactions, self.links, self.spawner, clock, metrics
+            tools.kv, mirror, leading, tools.transactions, self.links, tools.results, self.spawner, clock, metrics
         )
         self._forgetting = Forgetting(mirror, self.links)
 
