@@ -58,7 +58,7 @@ class ModelKeys:
                 continue  # another call set it: the later one wins
             self._mirror.wrote(revision)
             return
-        raise UnavailableError(f"the key for {upstream!r} changes too fast; try again", retry_after=0.2)
+        raise _too_fast(upstream)
 
     async def list(self, tenant: str) -> Mapping[str, ModelKeyRecord]:
         """What there is, by upstream."""
@@ -66,4 +66,16 @@ class ModelKeys:
 
     async def delete(self, tenant: str, upstream: str) -> None:
         """Forget a key. `NotFoundError`."""
-        self._mirror.wrote(await self._transactions.delete_model_key(tenant, check_name(upstream, "upstream")))
+        check_name(upstream, "upstream")
+        for _ in range(_TRIES):
+            try:
+                revision = await self._transactions.delete_model_key(tenant, upstream)
+            except AbortedError:
+                continue  # another call set it: this is after that
+            self._mirror.wrote(revision)
+            return
+        raise _too_fast(upstream)
+
+
+def _too_fast(upstream: str) -> UnavailableError:
+    return UnavailableError(f"the key for {upstream!r} changes too fast; try again", retry_after=0.2)
