@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 
 from cloudclaw.clock import SystemClock
 from cloudclaw.coordination.memory import MemoryKeyValue
+from tests.support.kv import FaultyKeyValue
 from tests.unit.scheduler.failing import FailingObjects
-from tests.unit.scheduler.plane import Plane, User
+from tests.unit.scheduler.plane import Plane, User, soon, until
 from tests.unit.scheduler.talking import Host, Talker
 
 
@@ -52,3 +54,32 @@ async def another(plane: Plane, tmp_path: Path) -> AsyncIterator[Callable[[], Pl
     yield make
     for each in made:
         await each.stop()
+
+
+@pytest.fixture
+def kv(plane: Plane) -> FaultyKeyValue:
+    """The store of a plane that was made over a faulty one."""
+    assert isinstance(plane.kv, FaultyKeyValue)
+    return plane.kv
+
+
+@pytest_asyncio.fixture
+async def elsewhere(another: Callable[[], Plane]) -> Talker:
+    """The same user, who speaks to another replica."""
+    other = another()
+    await other.start(leads=False)
+    await until("it has loaded", other.scheduler.mirror.loaded.is_set)
+    return Talker(other)
+
+
+@pytest.fixture
+def speak(kv: FaultyKeyValue, elsewhere: Talker) -> Callable[[str], None]:
+    """The task is told `m1`, on another replica, just before the next transaction is sent."""
+
+    def beside(task: str) -> None:
+        async def say() -> None:
+            await soon(elsewhere.say(task, "m1"))
+
+        kv.before_txn = say
+
+    return beside

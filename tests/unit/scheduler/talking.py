@@ -80,3 +80,16 @@ class Talker(User):
 def texts(given: Any) -> list[tuple[int, str]]:
     """Number and text of inputs."""
     return [(one.number, one.text) for one in given]
+
+
+async def parked(host: Host, talker: Talker, idle: float = 3600.0) -> str:
+    """A conversation that waits for input, and has said hello."""
+    task = await talker.talk(idle=idle)
+    assert await host.park(await host.next(), "c-1", final_message="hello") == COMMITTED
+    await talker.parked(task)
+    return task
+
+
+async def keys_of(plane: Plane, prefix: str) -> list[str]:
+    """What is stored below a prefix, by key."""
+    return [entry.key for entry in (await plane.kv.range(prefix)).entries]

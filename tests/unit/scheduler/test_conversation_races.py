@@ -16,7 +16,7 @@ from cloudclaw.v1 import task_pb2
 from tests.support.kv import FaultyKeyValue
 from tests.unit.scheduler.failing import FailingObjects
 from tests.unit.scheduler.plane import Plane, duration, soon, until
-from tests.unit.scheduler.talking import COMMITTED, Host, Talker, texts
+from tests.unit.scheduler.talking import COMMITTED, Host, Talker, parked, texts
 
 SUCCEEDED, CANCELED = task_pb2.TASK_STATE_SUCCEEDED, task_pb2.TASK_STATE_CANCELED
 
@@ -27,20 +27,6 @@ async def plane(tmp_path: Path) -> AsyncIterator[Plane]:
     await plane.start()
     yield plane
     await plane.stop()
-
-
-@pytest.fixture
-def kv(plane: Plane) -> FaultyKeyValue:
-    assert isinstance(plane.kv, FaultyKeyValue)
-    return plane.kv
-
-
-async def parked(host: Host, talker: Talker, idle: float = 3600.0) -> str:
-    """A conversation that waits for input."""
-    task = await talker.talk(idle=idle)
-    assert await host.park(await host.next(), "c-1", final_message="hello") == COMMITTED
-    await talker.parked(task)
-    return task
 
 
 async def test_an_input_in_the_moment_of_parking_sends_the_task_on(

@@ -160,12 +160,14 @@ class Conversations:
         task = self._mirror.state.task(*key)
         if self._armed.get(key) != due or task is None:
             return
+        del self._armed[key]  # so that what it leaves is armed again, even when that is due at the same moment
         try:
             if await self.wake(task):
                 return
         except CloudClawError as error:
             _log.info("an input is not due yet after all", tenant=key[0], task=key[1], error=error.message)
-        self._timers.at(self._clock.wall() + _RETRY, lambda: self._spawner.spawn(self._due(key, due)))
+        if self._armed.setdefault(key, due) == due:
+            self._timers.at(self._clock.wall() + _RETRY, lambda: self._spawner.spawn(self._due(key, due)))
 
     async def wake(self, task: Versioned[TaskRecord]) -> bool:
         """Number the inputs that are due; without any to come, close a parked task that has idled for too long. False

@@ -41,8 +41,8 @@ def checked(record: TaskRecord, outcome: Outcome) -> Outcome:
     """`outcome` as far as it can be true of this task.
 
     Only a conversation parks, and only with a snapshot to go on from: otherwise its node is at fault. A conversation
-    whose agent ended by itself, while inputs that were accepted are not in what it left, has not ended: it is parked,
-    and goes on with them.
+    whose agent ended by itself, while inputs that were accepted are not in what it left, or are not due yet, has not
+    ended: it is parked, and goes on with them.
     """
     talks = record.plan.interactive and not record.cancel_requested
     if outcome.parks and not record.cancel_requested and (not talks or outcome.snapshot is None):
@@ -50,7 +50,7 @@ def checked(record: TaskRecord, outcome: Outcome) -> Outcome:
         message = f"parked by its node {why}"
         return replace(outcome, reason=EndReason.INTERNAL, state=AttemptState.FAILED, message=message, retryable=True)
     answered = max(outcome.inputs, record.inputs_done)
-    unanswered = outcome.state is AttemptState.SUCCEEDED and answered < record.inputs
+    unanswered = outcome.state is AttemptState.SUCCEEDED and (answered < record.inputs or record.later > 0)
     if talks and unanswered and not outcome.parks and outcome.snapshot is not None:
         return replace(outcome, reason=EndReason.PARKED, state=AttemptState.FAILED)
     return outcome
