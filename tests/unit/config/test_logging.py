@@ -63,3 +63,20 @@ def test_libraries_write_the_same_lines(capsys: pytest.CaptureFixture[str]) -> N
     (line,) = capsys.readouterr().out.splitlines()
     record = json.loads(line)
     assert (record["event"], record["logger"], record["service"]) == ("from elsewhere", "some.library", "demo")
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_nothing_that_a_line_quotes_steers_a_terminal_or_cannot_be_written(
+    capsys: pytest.CaptureFixture[str], style: str
+) -> None:
+    logging.configure(LogSettings.model_validate({"format": style}), service="demo")
+    nasty = "a\x1b[2J\x9b2J\r\n\u202e\u2028\udcff\ud800é"
+    structlog.get_logger().warning(nasty, error=nasty)
+    standard.getLogger("library").warning(nasty)
+    said = capsys.readouterr().out
+    assert not set(nasty) - set("a[2J\né") & set(said)
+    assert said.count("\n") == 2
+    assert "é" in said
+    said.encode()
+    if style == "json":
+        assert [json.loads(line)["event"] for line in said.split("\n")[:2]] == [nasty] * 2

@@ -6,10 +6,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import logging.config
+import re
 import sys
 from collections.abc import Callable
+from typing import Any, Final
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -18,6 +21,8 @@ from cloudclaw.config import LogSettings
 
 BOUND = ("tenant", "task", "attempt", "node", "request_id")
 """Names that lines carry when they apply."""
+_UNSEEN: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What steers a terminal, and halves of characters, which nobody can write: lines quote what tenants wrote."""
 
 
 def configure(settings: LogSettings, service: str) -> None:
@@ -35,9 +40,9 @@ def configure(settings: LogSettings, service: str) -> None:
         _bind(service),
     ]
     render: list[Processor] = (
-        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
+        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_json, ensure_ascii=False)]
         if settings.format == "json"
-        else [structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())]
+        else [_shown, structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())]
     )
     structlog.configure(
         processors=[*shared, *render],
@@ -63,3 +68,15 @@ def _bind(service: str) -> Callable[[WrappedLogger, str, EventDict], EventDict]:
         return event
 
     return add
+
+
+def _json(value: Any, **how: Any) -> str:
+    return _UNSEEN.sub(_escape, json.dumps(value, **how))
+
+
+def _shown(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    return {key: _UNSEEN.sub(_escape, value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+def _escape(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
