@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cloudclaw.agents.events import MOST, AnyEvent, Message
+from cloudclaw.agents.events import MOST, AnyEvent, Error, Message, Turn, Usage, UsageReport
 from cloudclaw.agents.parser import SYSTEM, PlainParser
 from cloudclaw.agents.transcript import Transcript
 from cloudclaw.v1 import scheduler_pb2 as pb
@@ -286,14 +286,22 @@ async def test_a_parser_that_fails_ends_its_attempt_and_nothing_else() -> None:
         await rig.close()
 
 
-class Careless(ParrotParser):
-    """A third party's, which lets pass what no message can carry."""
+CARELESS: list[AnyEvent] = [
+    Message("assistant", "\ud800"),
+    Message("user", "x", number="1"),  # type: ignore[arg-type]
+    Turn("first"),  # type: ignore[arg-type]
+    UsageReport(Usage(input_tokens=2**70)),
+    Error("no kind", "x"),  # type: ignore[arg-type]
+]
+"""What a third party's parser may let pass, and no message can carry."""
 
-    def feed(self, stream: int, data: bytes) -> list[AnyEvent]:
-        return [Message("assistant", "\ud800")] if b"half" in data else super().feed(stream, data)
 
+@pytest.mark.parametrize("event", CARELESS, ids=range(len(CARELESS)))
+async def test_events_that_cannot_be_written_down_harm_their_attempt_only(event: AnyEvent) -> None:
+    class Careless(ParrotParser):
+        def feed(self, stream: int, data: bytes) -> list[AnyEvent]:
+            return [event] if b"half" in data else super().feed(stream, data)
 
-async def test_words_that_cannot_be_written_down_harm_their_attempt_only() -> None:
     class Adapter(Parrot):
         def parser(self) -> Careless:
             return Careless()

@@ -26,6 +26,7 @@ _log = structlog.get_logger()
 
 READ: Final = 256 << 10
 """Bytes that are read at once."""
+_EVENTS: Final = msgspec.msgpack.Decoder(list[AnyEvent])
 
 
 class _Note(msgspec.Struct, array_like=True):
@@ -143,9 +144,8 @@ class Observer:
         """What `parse` understands. A third party's parser may fail at what a task prints; the attempt goes on as one
         that says nothing of itself."""
         try:
-            events = parse()
-            msgspec.msgpack.encode(events)  # what cannot be written down can be neither remembered nor reported
-            return events
+            # What cannot be written down, or read back, can be neither remembered nor reported.
+            return _EVENTS.decode(msgspec.msgpack.encode(parse()))
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not hold up the attempt's end
             self._give_up(error)
             return [Note("note", "its parser failed; the log has the rest")]
