@@ -16,7 +16,7 @@ from aiohttp import web
 from cloudclaw.clock import SystemClock
 from cloudclaw.errors import FencedError, InvalidArgumentError
 from cloudclaw_pool_manager.adapters.gateway import UnixModelGateway
-from cloudclaw_pool_manager.ports.gateway import Egress, GatewayConnected, GatewayEvent, ModelUse
+from cloudclaw_pool_manager.ports.gateway import Egress, GatewayConnected, GatewayEvent, ModelLimits, ModelUse
 from tests.support.gateway import DEADLINE, GatewayProcess, GatewayRig, Sandbox
 
 REQUEST = b"POST /local/v1/responses HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}"
@@ -157,6 +157,20 @@ async def test_after_sigkill_the_next_one_serves_what_waits(rig: GatewayRig) -> 
     await rig.gateway.start()
     await rig.attach(sandbox)
     assert (await waiting).startswith(b"HTTP/1.1 200")
+
+
+async def test_after_sigkill_a_limit_on_requests_holds_exactly(rig: GatewayRig) -> None:
+    limits = ModelLimits(requests=3)
+    sandbox = await rig.sandbox(limits=limits)
+    assert [await _post(sandbox) for _ in range(2)] == [200, 200]
+    await rig.told(lambda: "u" in rig.uses and rig.uses["u"].requests == 2)
+    await rig.gateway.kill()
+    waiting = [asyncio.create_task(sandbox.raw(REQUEST)) for _ in range(3)]
+    await rig.gateway.start()
+    await rig.attach(sandbox, limits=limits, used=rig.uses["u"])
+    answers = sorted(answer[9:12] for answer in await asyncio.gather(*waiting))
+    assert answers == [b"200", b"403", b"403"]
+    assert len(rig.upstream.requests) == 3
 
 
 async def test_an_upgrade_ends_streams_in_peace_and_leaves_the_rest_to_the_next(rig: GatewayRig) -> None:

@@ -308,6 +308,16 @@ async def test_a_closed_account_counts_what_is_under_way_and_lets_nothing_begin(
     assert task.account.use == used
 
 
+async def test_an_upstream_that_turns_out_to_be_away_after_that_changes_nothing_either() -> None:
+    task = Task(Limits(tokens=most()))
+    await task.ask()
+    task.account.close()
+    used = task.account.use
+    task.ways.answers[1].set_exception(UpstreamError("refused", asked=False))
+    await settle()
+    assert task.account.use == used
+
+
 async def test_embedding_writes_nothing() -> None:
     task = Task(Limits(tokens=300))
     await task.ask("embeddings")

@@ -59,6 +59,8 @@ class Tally:
 
     def failed(self, *, asked: bool) -> None:
         """It broke off. The upstream may have been `asked`, or surely never was, and then nothing counts."""
+        if self._ended:
+            return
         if not asked:
             self._charge.undo()
         if not self._answered:
