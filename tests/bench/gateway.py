@@ -12,13 +12,15 @@ from pathlib import Path
 
 from cloudclaw.clock import SystemClock
 from cloudclaw_pool_manager.adapters.gateway import UnixModelGateway
-from cloudclaw_pool_manager.ports.gateway import Egress, GatewayConnected
+from cloudclaw_pool_manager.ports.gateway import Egress, GatewayConnected, ModelLimits
 from tests.bench.memory import resident
 from tests.bench.report import Row, percentile
 from tests.support.gateway import GatewayProcess
 
 SAMPLES = 1500
 STREAMS = 16
+LIMITED = 1
+"""The attempt that has a limit on tokens, so that its requests are held until they are read."""
 BODY = b'{"model":"m","stream":true,"messages":[{"role":"user","content":"' + b"hello " * 3000 + b'"}]}'
 
 
@@ -36,10 +38,12 @@ async def measure(directory: Path) -> list[Row]:
         listeners = [socket.create_server(("127.0.0.1", 0), backlog=128) for _ in range(STREAMS)]
         try:
             for number, listener in enumerate(listeners):
-                await manager.attach(Egress(f"u{number}", "bench", f"t{number}", 1), listener.fileno())
+                limits = ModelLimits(tokens=1 << 40) if number == LIMITED else ModelLimits()
+                await manager.attach(Egress(f"u{number}", "bench", f"t{number}", 1, limits=limits), listener.fileno())
             ports = [listener.getsockname()[1] for listener in listeners]
             # In a thread: nothing of this process stands between a byte's arrival and the clock.
             alone = await asyncio.to_thread(_compare, port, ports[0])
+            limited = await asyncio.to_thread(_compare, port, ports[LIMITED])
             async with _streams(ports):
                 beside = await asyncio.to_thread(_compare, port, ports[0])
                 busy = resident(gateway.pid)
@@ -48,9 +52,13 @@ async def measure(directory: Path) -> list[Row]:
                 listener.close()
             await manager.close()
             await gateway.stop()
-    return [*_rows("alone", *alone), *_rows(f"beside {STREAMS} streams of 50 events/s", *beside),
-            Row("idle gateway, resident", idle, "MiB", budget=80),
-            Row(f"gateway with {STREAMS} attempts that stream, resident", busy, "MiB")]  # fmt: skip
+    return [
+        *_rows("alone", *alone),
+        *_rows("under a limit on tokens", *limited),
+        *_rows(f"beside {STREAMS} streams of 50 events/s", *beside),
+        Row("idle gateway, resident", idle, "MiB", budget=80),
+        Row(f"gateway with {STREAMS} attempts that stream, resident", busy, "MiB"),
+    ]
 
 
 def _rows(where: str, direct: list[float], through: list[float]) -> list[Row]:

@@ -50,11 +50,14 @@ class Exchange:
         self.begun = False
         self.refused: Refusal | None = None
         self.whole = False
+        self.leaves = False
 
     async def begin(self, status: int, reason: str, headers: Sequence[tuple[str, str]], length: int | None) -> None:
         self.begun = True
 
-    async def write(self, piece: bytes) -> None: ...
+    async def write(self, piece: bytes) -> None:
+        if self.leaves:
+            raise ConnectionResetError
 
     async def end(self) -> None:
         self.whole = True
@@ -249,6 +252,15 @@ async def test_who_hangs_up_under_way_makes_room() -> None:
     assert task.account.use.input_tokens == first.exchange.sent.read // 4
 
 
+async def test_who_hangs_up_at_the_last_piece_has_used_what_it_tells() -> None:
+    task = Task(Limits(tokens=3 * most() // 2))
+    first = await task.ask()
+    first.exchange.leaves = True
+    await task.answer(1)
+    assert isinstance(first.done.exception(), ConnectionResetError)
+    assert (task.account.use.requests, task.account.use.tokens) == (1, INPUT + OUTPUT)
+
+
 async def test_waiting_ends_in_time_and_may_be_tried_again() -> None:
     task = Task(Limits(tokens=most()), turn=0.01)
     await task.ask()
@@ -292,6 +304,16 @@ async def test_an_upstream_that_was_never_asked_makes_room_and_counts_nothing() 
     await settle()
     assert task.ways.asked == [1, 2]
     assert task.account.use.requests == 1
+
+
+async def test_an_upstream_that_failed_makes_room_and_counts_the_request() -> None:
+    task = Task(Limits(tokens=most()))
+    await task.ask()
+    await task.ask()
+    task.ways.answers[1].set_exception(UpstreamError("broken"))
+    await settle()
+    assert task.ways.asked == [1, 2]
+    assert (task.account.use.requests, task.account.use.tokens) == (2, 0)
 
 
 async def test_a_closed_account_counts_what_is_under_way_and_lets_nothing_begin() -> None:
