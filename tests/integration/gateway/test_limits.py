@@ -125,6 +125,7 @@ async def test_a_limit_on_spend_counts_by_the_price_list(shared: GatewayRig) -> 
         ({"data": b'{"model": "m-1", "model": "other"}'}, 400, "a field twice"),
         ({"data": b'{"model": "other", "model": "m-1"}'}, 400, "a field twice"),
         ({"json": MESSAGE | {"background": True}}, 400, "in the background"),
+        ({"json": MESSAGE | {"speed": "fast"}}, 403, "costs more than its price at speed fast"),
         ({"json": {"messages": []}}, 400, "names no model"),
         ({"json": {"model": 5}}, 400, "names no model"),
         ({"data": b"nonsense"}, 400, "no JSON object"),

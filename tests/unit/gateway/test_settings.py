@@ -27,7 +27,7 @@ def test_upstreams_come_from_the_environment_with_prices() -> None:
             "kind": "openai",
             "url": "http://127.0.0.1:8000/v1/",
             "anonymous": True,
-            "prices": {"llama-*": {"input": 1, "output": 2, "cache_read": 0.5}},
+            "prices": {"llama-*": {"input": 1, "output": 2, "cache_read": 0.5, "search": 10}},
         }
     }
     upstreams = read(GatewaySettings, environ={"CLAW_GATEWAY_UPSTREAMS": json.dumps(given)}).endpoints()
@@ -35,7 +35,7 @@ def test_upstreams_come_from_the_environment_with_prices() -> None:
     assert upstreams["local"].url == "http://127.0.0.1:8000/v1"
     price = upstreams["local"].prices.find("llama-3")
     assert price is not None
-    assert (price.input, price.output, price.cache_read, price.cache_write) == (1, 2, 0.5, 1)
+    assert (price.input, price.output, price.cache_read, price.cache_write, price.search) == (1, 2, 0.5, 1, 10)
 
 
 @pytest.mark.parametrize(

@@ -24,12 +24,13 @@ _VALUE = re.compile(r"[ -~]*")
 
 
 class PriceSettings(Group):
-    """US dollars for a million tokens of one model."""
+    """US dollars for a million tokens of one model, and for a thousand of its searches."""
 
     input: float = Field(ge=0, description="read at full price")
     output: float = Field(ge=0, description="written")
     cache_read: float | None = Field(default=None, ge=0, description="read from a prompt cache; default: as `input`")
     cache_write: float | None = Field(default=None, ge=0, description="put into a prompt cache; default: as `input`")
+    search: float = Field(default=0.0, ge=0, description="a thousand searches of the web that the upstream makes")
 
     def price(self) -> Price:
         """As the domain has it."""
@@ -38,6 +39,7 @@ class PriceSettings(Group):
             self.output,
             self.input if self.cache_read is None else self.cache_read,
             self.input if self.cache_write is None else self.cache_write,
+            self.search,
         )
 
 

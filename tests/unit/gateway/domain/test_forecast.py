@@ -58,6 +58,23 @@ def test_input_that_lies_elsewhere_is_not_foreseen(fields: dict[str, Any]) -> No
     assert read(json.dumps({"model": "m", **fields}).encode()) == Forecast("m", None)
 
 
+@pytest.mark.parametrize(
+    ("fields", "dearer"),
+    [
+        ({}, ""),
+        ({"service_tier": None, "speed": "standard"}, ""),
+        *(({"service_tier": tier}, "") for tier in ("auto", "default", "flex", "standard_only")),
+        ({"service_tier": "priority"}, "service_tier priority"),
+        ({"speed": "fast"}, "speed fast"),
+        ({"service_tier": {"x": "y" * 100}}, "service_tier {'x': 'yyyyyyyyyyyyy"),
+    ],
+)
+def test_what_costs_more_than_the_models_price_is_seen(fields: dict[str, Any], dearer: str) -> None:
+    forecast = read(json.dumps({"model": "m", **fields}).encode())
+    assert forecast is not None
+    assert forecast.dearer == dearer
+
+
 @pytest.mark.parametrize("body", [b"", b"x", b"[]", b"7", b"null", b'{"model": "m"', b"{" * 100_000])
 def test_what_is_no_object_tells_nothing(body: bytes) -> None:
     assert read(body) is None

@@ -160,6 +160,34 @@ def test_events_without_end_are_neither_kept_nor_free() -> None:
     assert tokens.output == pytest.approx(3000 * 1000 / 4, rel=0.02)
 
 
+SEARCH = {"type": "web_search_call", "status": "completed"}
+
+
+@pytest.mark.parametrize(
+    ("streamed", "data"),
+    [
+        (True, stream(
+            {"type": "message_delta", "usage": {"output_tokens": 1, "server_tool_use": {"web_search_requests": 1}}},
+            {"type": "message_delta", "usage": {
+                "input_tokens": 3, "output_tokens": 4, "server_tool_use": {"web_search_requests": 2}}})),
+        (True, stream(
+            {"type": "response.output_item.added", "item": SEARCH},
+            {"type": "response.output_item.done", "item": SEARCH},
+            {"type": "response.output_item.done", "item": {"type": "message", "content": []}},
+            {"type": "response.output_item.done", "item": SEARCH},
+            {"type": "response.completed", "response": {
+                "output": [SEARCH, SEARCH], "usage": {"input_tokens": 3, "output_tokens": 4}}})),
+        (False, json.dumps({
+            "output": [SEARCH, {"type": "message"}, SEARCH],
+            "usage": {"input_tokens": 3, "output_tokens": 4}}).encode()),
+    ],
+)  # fmt: skip
+def test_searches_that_the_upstream_made_are_counted(streamed: bool, data: bytes) -> None:
+    meter = ResponseMeter(streamed=streamed)
+    meter.feed(data)
+    assert meter.finish(request_bytes=4000) == (Tokens(3, 4, searches=2), False)
+
+
 def test_a_compressed_stream_is_estimated_by_its_bytes() -> None:
     meter = ResponseMeter(streamed=True, readable=False)
     meter.feed(b"\x1f\x8b" * 200)

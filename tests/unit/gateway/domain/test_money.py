@@ -31,6 +31,11 @@ def test_each_kind_of_token_has_its_price() -> None:
     assert Price(3, 15, 0.3, 3.75).cost(Tokens(1000, 100, 10_000, 200)) == pytest.approx(
         0.003 + 0.0015 + 0.003 + 0.00075
     )
+    assert Price(0, 0, 0, 0, search=10).cost(Tokens(1000, searches=3)) == pytest.approx(0.03)
+
+
+def test_what_is_set_aside_for_input_is_of_the_dearest_kind() -> None:
+    assert Price(3, 15, 0.3, 3.75).most(Tokens(1000, 100)) == pytest.approx(0.00375 + 0.0015)
 
 
 @pytest.mark.parametrize(

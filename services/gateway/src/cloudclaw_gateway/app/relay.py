@@ -232,7 +232,7 @@ class _Passage:
         forecast = None if compressed else foresee(data, writes=writes, unnamed_output=patience.unnamed_output)
         price = None
         if self._account.limits.spend_usd:
-            price = self._priced(self._model(forecast, compressed=compressed))
+            price = self._priced(self._model(forecast, compressed=compressed), forecast.dearer if forecast else "")
         if forecast is None or forecast.tokens is None:
             return price, None
         return price, Use.of(forecast.tokens, price.most(forecast.tokens) if price else 0.0)
@@ -248,14 +248,19 @@ class _Passage:
             raise Refusal(400, Mark.BAD_REQUEST, "the body names no model")
         return forecast.model
 
-    def _priced(self, model: str) -> Price:
+    def _priced(self, model: str, dearer: str) -> Price:
         price = self._upstream.prices.find(model)
+        what = f"model {model[:100]!r} of upstream {self._upstream.name}"
         if price is None:
             raise Refusal(
                 403,
                 Mark.NO_PRICE,
-                f"the task has a limit on spend, and model {model[:100]!r} of upstream {self._upstream.name} has no"
-                " price: the operator sets prices in CLAW_GATEWAY_UPSTREAMS",
+                f"the task has a limit on spend, and {what} has no price: the operator sets prices in"
+                " CLAW_GATEWAY_UPSTREAMS",
+            )
+        if dearer:
+            raise Refusal(
+                403, Mark.NO_PRICE, f"the task has a limit on spend, and {what} costs more than its price at {dearer}"
             )
         return price
 

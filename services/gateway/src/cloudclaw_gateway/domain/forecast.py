@@ -39,6 +39,8 @@ class _Fields(msgspec.Struct):
     n: _Once = _ABSENT
     best_of: _Once = _ABSENT
     background: _Once = _ABSENT
+    service_tier: _Once = _ABSENT
+    speed: _Once = _ABSENT
     previous_response_id: _Once = _ABSENT
     conversation: _Once = _ABSENT
     prompt: _Once = _ABSENT
@@ -47,6 +49,10 @@ class _Fields(msgspec.Struct):
     generation: _Once = msgspec.field(name="generation_config", default=_ABSENT)
     generation_too: _Once = msgspec.field(name="generationConfig", default=_ABSENT)
 
+
+_TIERS: Final = ("service_tier", "speed")
+_PLAIN_TIERS: Final = (None, "auto", "default", "standard", "standard_only", "flex")
+"""Of these an upstream takes its plain price, or less."""
 
 _NAMES: Final = _Fields.__struct_fields__
 
@@ -58,10 +64,12 @@ class Forecast:
     Attributes:
         model: empty when it names none.
         tokens: at most; None when that cannot be foreseen.
+        dearer: what it asks for that costs more than the model's price; empty for nothing.
     """
 
     model: str
     tokens: Tokens | None
+    dearer: str = ""
 
 
 def foresee(body: bytes, *, writes: bool, unnamed_output: int) -> Forecast | None:
@@ -98,6 +106,7 @@ def foresee(body: bytes, *, writes: bool, unnamed_output: int) -> Forecast | Non
     return Forecast(
         model if isinstance(model, str) else "",
         Tokens(len(body), _output(found, unnamed_output) if writes else 0) if _is_whole(found) else None,
+        next((f"{name} {value!s:.20}" for name in _TIERS if (value := found.get(name)) not in _PLAIN_TIERS), ""),
     )
 
 

@@ -15,6 +15,7 @@ a token for four bytes of the request, of the text in an event (one at least), a
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -40,6 +41,7 @@ class _Document(msgspec.Struct):
     response: Any = None
     model_version: Any = msgspec.field(name="modelVersion", default=None)
     usage_metadata: Any = msgspec.field(name="usageMetadata", default=None)
+    output: Any = None
 
 
 class _Event(_Document):
@@ -48,6 +50,7 @@ class _Event(_Document):
     delta: Any = None
     choices: Any = None
     candidates: Any = None
+    item: Any = None
 
 
 # Gemini's streams are one array unless events are asked for.
@@ -150,6 +153,8 @@ class ResponseMeter:
         found = _decoded(_EVENT, data)
         if isinstance(found, _Event):
             self._written += max(1, _text((found.delta, found.choices, found.candidates)) // _BYTES_PER_TOKEN)
+            if found.type == "response.output_item.done":
+                self._searched([found.item])
             self._look(found)
         else:
             self._written += max(1, len(data) // _BYTES_PER_TOKEN)
@@ -167,6 +172,7 @@ class ResponseMeter:
         model = found.model or found.model_version or inner.get("model")
         if isinstance(model, str) and model:
             self.model = model
+        self._searched(found.output)
         usage = found.usage or found.usage_metadata or inner.get("usage")
         if not isinstance(usage, dict):
             return
@@ -175,6 +181,15 @@ class ResponseMeter:
         # What a message starts with is not yet what it wrote.
         begun = found.type == "message_start" or (usage is found.usage_metadata and "candidatesTokenCount" not in usage)
         self._said_output = self._said_output or not begun
+
+    def _searched(self, items: Any) -> None:
+        """Responses has each search as an item of its answer."""
+        found = (
+            [i for i in items if isinstance(i, dict) and i.get("type") == "web_search_call"]
+            if isinstance(items, list)
+            else []
+        )
+        self.tokens = replace(self.tokens, searches=self.tokens.searches + len(found))
 
 
 def _decoded(decoder: msgspec.json.Decoder[_T], data: bytes) -> _T | None:
@@ -201,6 +216,7 @@ def _text(found: Any) -> int:
 def _tokens(usage: dict[str, Any]) -> Tokens:
     read = _first(usage, "prompt_tokens", "input_tokens", "promptTokenCount")
     details = usage.get("prompt_tokens_details") or usage.get("input_tokens_details")
+    tools = usage.get("server_tool_use")
     within = _count(details, "cached_tokens") if isinstance(details, dict) else _count(usage, "cachedContentTokenCount")
     return Tokens(
         input=max(read - within, 0) + _count(usage, "toolUsePromptTokenCount"),
@@ -208,6 +224,7 @@ def _tokens(usage: dict[str, Any]) -> Tokens:
         + _count(usage, "thoughtsTokenCount"),
         cache_read=within or _count(usage, "cache_read_input_tokens"),
         cache_write=_count(usage, "cache_creation_input_tokens"),
+        searches=_count(tools, "web_search_requests") if isinstance(tools, dict) else 0,
     )
 
 

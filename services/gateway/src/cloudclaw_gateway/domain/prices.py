@@ -11,12 +11,13 @@ from cloudclaw_gateway.domain.use import Tokens
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US dollars for a million tokens of each kind."""
+    """US dollars for a million tokens of each kind, and for a thousand searches."""
 
     input: float
     output: float
     cache_read: float
     cache_write: float
+    search: float = 0.0
 
     def cost(self, tokens: Tokens) -> float:
         """What `tokens` cost, in US dollars."""
@@ -25,7 +26,7 @@ class Price:
             + tokens.output * self.output
             + tokens.cache_read * self.cache_read
             + tokens.cache_write * self.cache_write
-        ) / 1e6
+        ) / 1e6 + tokens.searches * self.search / 1e3
 
     def most(self, tokens: Tokens) -> float:
         """What `tokens` cost when the input is of the dearest kind."""

@@ -22,18 +22,21 @@ class Tokens:
         input: read at full price; those of caches are not among them.
         output: written.
         cache_read, cache_write: of prompt caches.
+        searches: no tokens, but searches of the web that the upstream made, which cost beside them.
     """
 
     input: int = 0
     output: int = 0
     cache_read: int = 0
     cache_write: int = 0
+    searches: int = 0
 
     def then(self, later: Tokens) -> Tokens:
         """What counts after an upstream said more. What was read is replaced as a whole when it is said again, as how
         much of it came from a cache may be known late; what was written only grows."""
         read = later if later.input or later.cache_read or later.cache_write else self
-        return Tokens(read.input, max(self.output, later.output), read.cache_read, read.cache_write)
+        output, searches = max(self.output, later.output), max(self.searches, later.searches)
+        return Tokens(read.input, output, read.cache_read, read.cache_write, searches)
 
     def most(self, other: Tokens) -> Tokens:
         """The greater of each."""
@@ -42,6 +45,7 @@ class Tokens:
             max(self.output, other.output),
             max(self.cache_read, other.cache_read),
             max(self.cache_write, other.cache_write),
+            max(self.searches, other.searches),
         )
 
 
