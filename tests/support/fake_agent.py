@@ -23,7 +23,7 @@ from cloudclaw.agents.parser import JsonLines
 from cloudclaw.agents.transcript import Transcript
 from cloudclaw.errors import InvalidArgumentError, PreconditionError
 from cloudclaw_pool_manager.domain.attempt import Exit, Launch
-from cloudclaw_pool_manager.ports.runtime import Input, RunRequest, Verdict, Warmth
+from cloudclaw_pool_manager.ports.runtime import Input, RunRequest, Trace, Verdict, Warmth
 from tests.support.fake_slots import FakeSupervisor
 
 NAME = "parrot"
@@ -61,6 +61,7 @@ class Parrot:
         self.takes_input = takes_input
         self.warm = warm
         self.broken = broken
+        self.traces = False
         self.requests: list[RunRequest] = []
 
     def validate(self, argv: tuple[str, ...], prompt: str) -> None:
@@ -89,6 +90,9 @@ class Parrot:
 
     def parser(self) -> ParrotParser:
         return ParrotParser()
+
+    def trace(self, session_id: str, call_id: str) -> Trace | None:
+        return Trace(f".parrot/{session_id}", call_id.encode()) if self.traces else None
 
     def warmth(self) -> Warmth | None:
         return Warmth(Launch(("parrot",), warm_key=KEY), "ready", 1 << 20) if self.warm else None

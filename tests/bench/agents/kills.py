@@ -16,8 +16,9 @@ from tests.support.processes import kill
 NODES = 6
 RUNTIME = "claude-code"
 TURN = 2
-THINKS = 1.0
-"""Seconds of each turn before. Of agents whose model answers in less than 0.3 s not every turn has a checkpoint."""
+THINKS = 0.3
+"""Seconds of each turn before. A turn's checkpoint begins when it is written down, with Claude Code 0.1 s after its
+end, unless the next has begun: of a model that answers quicker than that, not every turn has one."""
 INTO = (0.0, 0.2, 0.5, 1.0, 2.0)
 """Seconds that the model has been thinking when the node dies, of each kill."""
 

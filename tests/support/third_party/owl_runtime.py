@@ -23,7 +23,7 @@ from cloudclaw.agents.parser import JsonLines
 from cloudclaw.agents.transcript import Transcript
 from cloudclaw.errors import InvalidArgumentError, PreconditionError
 from cloudclaw_pool_manager.domain.attempt import Exit, Launch
-from cloudclaw_pool_manager.ports.runtime import AgentOptions, Input, RunRequest, Verdict, Warmth
+from cloudclaw_pool_manager.ports.runtime import AgentOptions, Input, RunRequest, Trace, Verdict, Warmth
 from cloudclaw_pool_manager.runtimes.agent import read_options
 from cloudclaw_pool_manager.runtimes.ends import judge
 
@@ -97,6 +97,9 @@ class Owl:
 
     def parser(self) -> OwlParser:
         return OwlParser()
+
+    def trace(self, session_id: str, call_id: str) -> Trace | None:
+        return None
 
     def warmth(self) -> Warmth | None:
         return None

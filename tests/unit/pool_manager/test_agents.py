@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from cloudclaw.agents.events import MOST, AnyEvent, Error, Message, Turn, Usage, UsageReport
@@ -108,15 +110,34 @@ async def test_a_checkpoint_before_its_first_word_holds_no_session(agent_rig: Ri
 async def test_a_turn_whose_checkpoint_came_too_soon_after_the_last_gets_it_while_nothing_new_begins() -> None:
     rig = await agents(behaviour=Behaviour(slot_wait=2.0, turn_spacing=5.0))
     _, sandbox = await asked(rig)
+
+    async def uploads_slowly(count: int) -> None:
+        upload = rig.workspaces.gates["upload"] = asyncio.Event()
+        waits = rig.workspaces.waiting["upload"] = asyncio.Event()
+        await rig.until(waits.is_set, within=5.0)
+        await rig.pass_time(2)
+        upload.set()
+        await rig.until(lambda: len(rig.leader.checkpoints) == count)
+
     say(sandbox, {"says": "well"}, {"turn": 1})
-    await rig.until(lambda: len(rig.leader.checkpoints) == 1)
+    await uploads_slowly(1)
     say(sandbox, {"turn": 2})
     await rig.pass_time(3)
     assert len(rig.leader.checkpoints) == 1
-    await rig.until(lambda: len(rig.leader.checkpoints) == 2, within=3.0)
+    await uploads_slowly(2)
     say(sandbox, {"turn": 3}, {"says": "on"})
     await rig.pass_time(8)
     assert len(rig.leader.checkpoints) == 2, "the turn after it has begun"
+    await rig.close()
+
+
+async def test_quick_checkpoints_follow_quick_turns() -> None:
+    rig = await agents(behaviour=Behaviour(slot_wait=2.0, turn_spacing=5.0))
+    _, sandbox = await asked(rig)
+    for number in range(1, 6):
+        say(sandbox, {"says": "on"}, {"turn": number})
+        await rig.pass_time(0.3)
+    assert len(rig.leader.checkpoints) == 5
     await rig.close()
 
 

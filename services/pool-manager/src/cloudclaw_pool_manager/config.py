@@ -160,7 +160,10 @@ class PoolManagerSettings(ServiceSettings):
 
     turn_checkpoints: bool = Field(default=True, description="take a checkpoint after an agent's turns")
     turn_spacing: float = Field(
-        default=1.0, ge=0, description="seconds of running from one checkpoint to the next at an agent's turns"
+        default=1.0,
+        ge=0,
+        description="seconds of running after a checkpoint without one at an agent's turn: five times what it took, and"
+        " at most so many",
     )
 
     @field_validator("node_id")

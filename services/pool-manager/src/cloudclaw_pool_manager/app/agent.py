@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from cloudclaw.agents.events import AnyEvent, Message, ToolCall, Turn
+from cloudclaw.agents.events import AnyEvent, Message, ToolCall, ToolResult, Turn
 from cloudclaw.agents.pacing import Pace
 from cloudclaw.agents.parser import mark
 from cloudclaw.agents.transcript import Transcript
@@ -23,6 +23,7 @@ from cloudclaw.coordination.records import AttemptState, EndReason
 from cloudclaw.errors import InvalidArgumentError, PreconditionError, UnavailableError
 from cloudclaw_pool_manager.app.logs import ShippedLog
 from cloudclaw_pool_manager.app.observer import Observer
+from cloudclaw_pool_manager.app.settling import Files, Settling
 from cloudclaw_pool_manager.domain.assignment import Assignment, Input
 from cloudclaw_pool_manager.domain.attempt import KillReason, Launch
 from cloudclaw_pool_manager.domain.models import ModelUse
@@ -72,6 +73,9 @@ class Host(Protocol):
 class Agent:
     """The companion of one attempt. For a program that is no agent (`adapter` None) it has nothing to do.
 
+    Args:
+        files: the attempt's, in which it writes its turns down.
+
     Attributes:
         adapter: of its runtime.
         observer: follows its log; None before there is one.
@@ -79,7 +83,14 @@ class Agent:
         closing: no more messages come.
     """
 
-    def __init__(self, host: Host, assignment: Assignment, adapter: AgentAdapter | None, clock: Clock):
+    def __init__(
+        self,
+        host: Host,
+        assignment: Assignment,
+        adapter: AgentAdapter | None,
+        clock: Clock,
+        files: Files,
+    ):
         self.observer: Observer | None = None
         self.use: ModelUse | None = None
         self.closing = assignment.closing
@@ -94,7 +105,8 @@ class Agent:
         self._closed_at: float | None = None
         self._retry_at = 0.0
         self._turns = 0
-        self._settled_at = float("inf")
+        self._call = ""
+        self._settling = Settling(clock, files, host.turned)
         self._leaves = False
         self._wake = asyncio.Event()
 
@@ -125,7 +137,7 @@ class Agent:
     @property
     def settling(self) -> bool:
         """A turn is complete, and not yet written down: what is taken of its files now lacks it."""
-        return self._settled_at != float("inf")
+        return self._settling.pending
 
     def take(self, inputs: Sequence[Input], *, closing: bool) -> None:
         """Messages from the leader; those that it has already are dropped."""
@@ -142,10 +154,9 @@ class Agent:
         if self._closed_at is not None:
             if now >= self._closed_at + ENDS_WITHIN:
                 self._host.end(KillReason.ANSWERED)
-        elif self._settled_at <= now:
-            self._settled_at = float("inf")
-            self._host.turned()
-        elif self._parks_at() <= now or (self._pending and 0.0 < self._retry_at <= now):
+            return
+        self._settling.tick()
+        if self._parks_at() <= now or (self._pending and 0.0 < self._retry_at <= now):
             self._wake.set()
 
     def leave(self) -> None:
@@ -199,7 +210,8 @@ class Agent:
         """What is at work beside its program, to be cancelled when that has ended and `heard_out` is over."""
         if self.observer is None:
             return []
-        return [asyncio.ensure_future(self.observer.run()), asyncio.ensure_future(self._attend(slot))]
+        work = (self.observer.run(), self._attend(slot), self._settling.run())
+        return [asyncio.ensure_future(one) for one in work]
 
     async def heard_out(self, log_end: int) -> None:
         """Its program has ended: wait until everything that it said was heard."""
@@ -269,11 +281,13 @@ class Agent:
             if not self._open:
                 self._closed_at = None  # it was not its last word
         for event in events:
-            if isinstance(event, Turn):
+            if isinstance(event, ToolResult):
+                self._call = event.call_id
+            elif isinstance(event, Turn):
                 self._turns = event.number
                 self._turned()
             elif _works(event):
-                self._settled_at = float("inf")
+                self._settling.moved_on()
                 self._host.works()
                 if given.max_turns and self._turns >= given.max_turns:
                     self._host.end(KillReason.TURN_LIMIT)  # one turn more has begun
@@ -281,11 +295,9 @@ class Agent:
 
     def _turned(self) -> None:
         """Its turn is complete; what it keeps of it reaches its files a little later."""
-        settles = self.adapter.settles if self.adapter is not None else 0.0
-        if settles:
-            self._settled_at = self._clock.boottime() + settles
-        else:
-            self._host.turned()
+        if self.adapter is not None:
+            trace = self.adapter.trace(self.transcript.session_id, self._call)
+            self._settling.turned(self.adapter.settles, trace)
 
     def _parks_at(self) -> float:
         """Boot time at which its conversation is parked, when nothing happens before."""

@@ -85,7 +85,7 @@ class AttemptRunner:
         self.files = Files(assignment, around, self.patience)
         self.delivery: Delivery[AttemptReport] = Delivery(around.link.report, around.clock)
         self.checkpoints = Checkpointer(self, assignment, around, self.files)
-        self.agent = Agent(self, assignment, runner.agent_of(self._template, assignment), around.clock)
+        self.agent = Agent(self, assignment, runner.agent_of(self._template, assignment), around.clock, self.files)
 
     # -- what others see and ask for; nothing here blocks --
 

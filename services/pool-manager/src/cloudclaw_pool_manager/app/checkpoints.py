@@ -11,7 +11,7 @@ import asyncio
 import functools
 import math
 from dataclasses import replace
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 
@@ -30,6 +30,11 @@ from cloudclaw_pool_manager.domain.timers import RunTimers
 from cloudclaw_pool_manager.ports.backend import FencedIncarnationError, Slot, SlotFailedError
 
 _log = structlog.get_logger()
+
+
+SPARE: Final = 5.0
+"""Times what a checkpoint took that none is taken at a turn after it: quick ones may follow quick turns, and together
+take a sixth of the time at most. `turn_spacing` is the longest that they keep apart."""
 
 
 class Runner(Protocol):
@@ -154,6 +159,7 @@ class Checkpointer:
                 continue
             request = self._wanted if self._wanted > self._served else 0
             self._turn = False
+            begun = self._around.clock.boottime()
             try:
                 if self._hand_over:
                     await self._recallable(slot, still, request)
@@ -167,7 +173,8 @@ class Checkpointer:
             except Exception as error:  # noqa: BLE001 - a fault of ours costs a checkpoint, not the attempt
                 _log.exception("a checkpoint was broken off by a fault")
                 await self._refuse(request, f"a fault of the pool-manager: {error!r}")
-            self._fresh_until = self._ran() + self._spacing
+            taken = self._around.clock.boottime() - begun
+            self._fresh_until = self._ran() + min(self._spacing, taken * SPARE)
             if self._interval:
                 self._due = self._ran() + self._interval
 

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Final
 
 import structlog
 
 from cloudclaw.coordination.records import AttemptState, EndReason, SnapshotPointer
-from cloudclaw.errors import CloudClawError, UnavailableError
+from cloudclaw.errors import CloudClawError, InvalidArgumentError, UnavailableError
+from cloudclaw.snapshots import safe
 from cloudclaw.snapshots.port import Kept, Pause, Progress, SnapshotResult, Tree, Watcher
 from cloudclaw_pool_manager.app.patience import InterruptedStepError, Patience, of_the_store
 from cloudclaw_pool_manager.app.runner import Surroundings
 from cloudclaw_pool_manager.domain.assignment import Assignment
 from cloudclaw_pool_manager.domain.outcome import FileChange, KeptArtifact, Outcome, ended_here, given_up, unsaved
+from cloudclaw_pool_manager.ports.runtime import Trace
 
 _log = structlog.get_logger()
 
+_END: Final = 256 << 10
+"""Bytes that are looked at, from the end of a file."""
 _VANISHED = "the workspace's tree vanished while the attempt ran"
 
 
@@ -68,6 +76,12 @@ class Files:
             return await self._around.workspaces.checkpoint(
                 self._tenant, self.tree, snapshot_id, pause, watcher=watcher
             )
+
+    async def shows(self, trace: Trace) -> bool:
+        """Whether the home folder shows it now; False, too, while there is no such file that can be read."""
+        if self.tree is None:
+            return False
+        return trace.text in await asyncio.to_thread(end_of, self.tree.path, trace.path)
 
     def wanted(self, outcome: Outcome) -> bool:
         """Such an end leaves something to keep."""
@@ -164,3 +178,15 @@ class Files:
 def worth_retrying(error: CloudClawError | OSError) -> bool:
     """Another attempt helps when the store was out of reach or full, or when it was this host's disk."""
     return isinstance(error, (UnavailableError, OSError)) or of_the_store(error)
+
+
+def end_of(tree: Path, path: str) -> bytes:
+    """The last 256 KiB of a file of the home folder; none when there is no such file, or it is not one to read."""
+    try:
+        with (
+            safe.closing(os.open(tree / "home", safe.DIRECTORY | os.O_CLOEXEC)) as home,
+            safe.closing(safe.open_beneath(home, os.fsencode(path), safe.READ)) as file,
+        ):
+            return os.pread(file, _END, max(os.fstat(file).st_size - _END, 0))
+    except (OSError, InvalidArgumentError):
+        return b""

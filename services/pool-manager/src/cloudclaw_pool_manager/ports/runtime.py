@@ -17,6 +17,7 @@ __all__ = [
     "Input",
     "RunRequest",
     "RuntimeAdapter",
+    "Trace",
     "Verdict",
     "Warmth",
 ]
@@ -95,6 +96,19 @@ class Warmth:
     memory_bytes: int
 
 
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What an agent's files show of a turn that is written down.
+
+    Attributes:
+        path: of the file, below the home folder, without `..`.
+        text: bytes that are in its last 256 KiB then, and were nowhere in it before.
+    """
+
+    path: str
+    text: bytes
+
+
 class RuntimeAdapter(Protocol):
     """One kind of program. Stateless; one instance serves all attempts of a pool.
 
@@ -125,7 +139,8 @@ class AgentAdapter(RuntimeAdapter, Protocol):
 
     Attributes:
         settles: seconds after a `Turn` within which the agent has written what it keeps of it. A checkpoint of the turn
-            waits so long: one that came earlier would hold the turn's files and not the turn, which is then done twice.
+            waits so long, unless its `trace` shows earlier: one that came before would hold the turn's files and not
+            the turn, which is then done twice.
     """
 
     settles: float
@@ -141,6 +156,11 @@ class AgentAdapter(RuntimeAdapter, Protocol):
 
     def parser(self) -> StreamParser:
         """A new parser for an attempt's log; of the same class as `cloudclaw.agents.registry` has for this name."""
+        ...
+
+    def trace(self, session_id: str, call_id: str) -> Trace | None:
+        """What shows in the files of a session, by default, that a turn is written down whose last result was that of
+        the call `call_id`; None when nothing does."""
         ...
 
     def warmth(self) -> Warmth | None:

@@ -12,7 +12,7 @@ from cloudclaw.agents.registry import parser_for
 from cloudclaw.agents.transcript import Transcript
 from cloudclaw.errors import InvalidArgumentError, PreconditionError
 from cloudclaw_pool_manager.domain.attempt import Exit, Launch
-from cloudclaw_pool_manager.ports.runtime import AgentOptions, Input, RunRequest, Verdict, Warmth
+from cloudclaw_pool_manager.ports.runtime import AgentOptions, Input, RunRequest, Trace, Verdict, Warmth
 from cloudclaw_pool_manager.runtimes.ends import judge
 from cloudclaw_pool_manager.runtimes.environment import BASE_ENV, PATH
 
@@ -77,6 +77,9 @@ class Agent:
 
     def parser(self) -> StreamParser:
         return parser_for(self.name)
+
+    def trace(self, session_id: str, call_id: str) -> Trace | None:
+        return None
 
     def warmth(self) -> Warmth | None:
         return None

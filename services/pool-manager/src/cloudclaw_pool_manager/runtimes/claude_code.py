@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Final
 
 from cloudclaw.errors import InvalidArgumentError
 from cloudclaw_pool_manager.domain.attempt import Launch
-from cloudclaw_pool_manager.ports.runtime import Input, RunRequest, Warmth
+from cloudclaw_pool_manager.ports.runtime import Input, RunRequest, Trace, Warmth
 from cloudclaw_pool_manager.runtimes.agent import Agent
 from cloudclaw_pool_manager.runtimes.environment import EGRESS, PLACEHOLDER
 from cloudclaw_pool_manager.runtimes.scripts import CLAUDE_SPARE, shell
@@ -30,7 +30,7 @@ class ClaudeCode(Agent):
     program = "claude"
     oldest = (2, 1, 330)
     upstream = "anthropic"
-    settles = 0.3  # 4 to 144 ms were measured
+    settles = 1.0  # it writes 100 ms later, more when there is much to do; its `trace` mostly shows before
     flags: ClassVar = {
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "DISABLE_AUTOUPDATER": "1",
@@ -56,6 +56,13 @@ class ClaudeCode(Agent):
             stdin=self._first(request),
             keep_stdin=request.conversation,
         )
+
+    def trace(self, session_id: str, call_id: str) -> Trace | None:
+        try:
+            path = f".claude/projects/-workspace/{uuid.UUID(session_id)}.jsonl"
+        except ValueError:
+            return None
+        return Trace(path, b'"tool_use_id":' + json.dumps(call_id).encode()) if call_id else None
 
     def warmth(self) -> Warmth | None:
         if not self.options.warm:

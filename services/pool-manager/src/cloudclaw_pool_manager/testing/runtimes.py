@@ -249,6 +249,16 @@ class AgentContract(RuntimeContract):
         with pytest.raises(InvalidArgumentError):
             self.adapter().launch(self.request(prompt=""))
 
+    def test_where_a_turn_shows_is_a_file_of_the_home_folder(self) -> None:
+        adapter = self.adapter()
+        assert adapter.settles >= 0
+        for session, call in itertools.product((self.session, "", "../../etc", "/etc"), ("call-1", "")):
+            trace = adapter.trace(session, call)
+            if trace is not None:
+                assert trace.text
+                assert not {"", ".", ".."} & set(trace.path.split("/"))
+                assert adapter.settles > 0, "what shows is looked for within that time"
+
     # -- verdicts --
 
     def test_an_answer_is_a_success_with_exit_code_0_only(self) -> None:
