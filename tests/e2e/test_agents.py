@@ -100,6 +100,19 @@ async def test_an_error_of_the_model_ends_it_by_its_name(
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
+async def test_a_request_that_an_agent_repeats_is_an_event(stack: AgentStack, runtime: str) -> None:
+    tenant = stack.tenant(f"busy-{runtime}")
+    task = await ask(tenant, runtime, "Do it. [[scenario:busy]]")
+    done = await tenant.wait(task, timeout=90)
+    result = await tenant.result(task)
+    assert (done.state, len(done.attempts)) == (task_pb2.TASK_STATE_SUCCEEDED, 1), result
+    assert result.final_message == "It went well."
+    retries = [event.retry for event in await events(tenant, task) if event.WhichOneof("event") == "retry"]
+    assert [(retry.kind, retry.attempt) for retry in retries] == [("overloaded", 1)]
+    assert retries[0].message
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize(
     ("timeouts", "reason"),
     [

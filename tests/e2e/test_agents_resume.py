@@ -46,7 +46,7 @@ async def loses_its_node(stack: AgentStack, runtime: str) -> None:
         "Write the three lines. [[scenario:resume]]",
         workspace=task_pb2.WorkspaceSelection(name="tree", mode=EXCLUSIVE),
     )
-    await stack.model.asked_for("resume", 2)
+    await stack.model.asked_for("resume", 2, within=120)
     await checkpointed(tenant, task)
     lost = (await tenant.get(task)).attempts[-1].node
     await stack.kill_node(lost)

@@ -8,14 +8,18 @@ from typing import Any, ClassVar
 
 import pytest
 
+from cloudclaw.agents.events import ErrorKind, Retry, ToolResult
 from cloudclaw_pool_manager.domain.attempt import KillReason
 from cloudclaw_pool_manager.ports.runtime import AgentAdapter, Input
 from tests.support import slots
 from tests.support.agent_rig import LIMITS, WORK, AgentRig, agent_rig, answers, asked, failing, playing, scenario
 from tests.support.processes import with_variable
+from tests.support.transcripts import only
 
 ERRORS = {
     "authentication": ("MODEL_AUTHENTICATION", False),
+    "permission": ("MODEL_AUTHENTICATION", False),
+    "billing": ("MODEL_AUTHENTICATION", False),
     "rate_limit": ("MODEL_RATE_LIMIT", True),
     "overloaded": ("MODEL_OVERLOADED", True),
     "context_too_long": ("MODEL_CONTEXT", False),
@@ -32,7 +36,8 @@ class AgentBehaviour:
         program: its binary.
         errors: reason and whether it is worth another attempt, by the model's error.
         most_requests: that it sends before it gives a failing model up.
-        session_files: where its sessions are, below the tree, if it writes a turn down after it told it.
+        repeats: errors after which it asks again by itself, and what it tells of that; None: nothing.
+        session_files: where its sessions are, below the tree, if it may write a turn down before it tells it.
         stored: bytes that are in these files once the second turn is, and how often.
         unknown_session: an id as it gives them.
         says_unknown: what its end says of such a session.
@@ -42,6 +47,7 @@ class AgentBehaviour:
     program: ClassVar[str]
     errors: ClassVar[dict[str, tuple[str, bool]]] = ERRORS
     most_requests: ClassVar[int] = 6
+    repeats: ClassVar[dict[str, ErrorKind | None]]
     session_files: ClassVar[str] = ""
     stored: ClassVar[tuple[bytes, int]] = (b"", 0)
     unknown_session: ClassVar[str] = "11111111-2222-4333-8444-555555555555"
@@ -83,6 +89,17 @@ class AgentBehaviour:
                 run, verdict = await rig.run(self.adapter(rig))
             assert (verdict.reason, verdict.retryable) == (reason, retryable), f"{kind}: {verdict}\n{run.text[-2000:]}"
             assert len(asked(model)) <= self.most_requests, f"{kind}: it retries for a little while only"
+
+    async def test_a_model_that_fails_once_is_asked_again_and_that_is_told(self, rig: AgentRig) -> None:
+        for kind, told in self.repeats.items():
+            async with playing(rig, scenario({"text": "It went well.", "error": {"kind": kind, "times": 1}})) as model:
+                run, verdict = await rig.run(self.adapter(rig))
+            assert verdict.succeeded, f"{kind}: {verdict}\n{run.text[-2000:]}"
+            assert verdict.final_message == "It went well."
+            statuses = [entry["status"] for entry in asked(model)]
+            assert statuses[0] >= 400
+            assert statuses[-1] == 200
+            assert [(one.kind, one.attempt) for one in only(run.events, Retry)] == ([(told, 1)] if told else []), kind
 
     async def test_an_endpoint_that_is_not_there_is_unreachable(self, rig: AgentRig) -> None:
         run, verdict = await rig.run(self.adapter(rig))
@@ -134,6 +151,10 @@ class AgentBehaviour:
                 await first.wrote(self.session_files, *self.stored)
             else:
                 await first.until(lambda transcript: transcript.turns == 2)
+                call = only(first.events, ToolResult)[-1].call_id
+                trace = adapter.trace(first.transcript.session_id, call)
+                if trace is not None:
+                    await first.wrote(f"home/{trace.path}", trace.text)
             await first.kill()
             await model.release("last")
             before = len(model.requests)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from cloudclaw.agents.events import ToolResult
+from cloudclaw.agents.events import ErrorKind, ToolResult
 from cloudclaw_pool_manager.ports.runtime import Input
 from cloudclaw_pool_manager.runtimes.claude_code import ClaudeCode
 from tests.support.agent_behaviour import AgentBehaviour, TalksWhileItRuns, warmed
@@ -26,8 +26,11 @@ TREE = {
 
 class TestClaudeCode(TalksWhileItRuns, AgentBehaviour):
     program = "claude"
-    session_files = "home/.claude/projects/-workspace/*.jsonl"
-    stored = (b'"tool_result"', 2)
+    repeats: ClassVar = {
+        "rate_limit": ErrorKind.RATE_LIMIT,
+        "overloaded": ErrorKind.OVERLOADED,
+        "server_error": ErrorKind.SERVER,
+    }
 
     def adapter(self, rig: AgentRig, **options: Any) -> ClaudeCode:
         return ClaudeCode(**rig.options(**options))

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
+from cloudclaw.agents.events import ErrorKind
 from cloudclaw_pool_manager.ports.runtime import AgentAdapter, Input
 from cloudclaw_pool_manager.runtimes.opencode import OpenCode
 from tests.support.agent_behaviour import ERRORS, AgentBehaviour, TalksWhileItRuns, warmed
@@ -24,6 +25,7 @@ class TestOpenCode(TalksWhileItRuns, AgentBehaviour):
     errors: ClassVar = {
         kind: ERRORS[kind] for kind in ("authentication", "rate_limit", "context_too_long", "not_found")
     }
+    repeats: ClassVar = {"overloaded": ErrorKind.OVERLOADED}
     unknown_session = "ses_0000000000000000000000000"
 
     def adapter(self, rig: AgentRig, **options: Any) -> AgentAdapter:

@@ -38,6 +38,8 @@ CODEX = Agent(
         _failure("overloaded", "overloaded", "503, retries used up"),
         _failure("server-error", "server_error", "500, retries used up"),
         _failure("not-found", "not_found", "404: no such model"),
+        _failure("permission", "permission", "403, which it repeats"),
+        _failure("invalid-request", "invalid_request", "400"),
         _failure("context-too-long", "context_too_long", "400: the context is too long"),
         Case("bad-flag", [*EXEC, "--no-such-flag", PROMPT], [], "an unknown option"),
         Case(

@@ -12,8 +12,18 @@ RUN = ["gemini", "-o", "stream-json", "--yolo", "--skip-trust"]
 NEW = [*RUN, "-p", PROMPT]
 
 
-def _failure(name: str, kind: str, note: str) -> Case:
-    return Case(name, NEW, [failing(kind)], note)
+def _home(**general: int) -> dict[str, str]:
+    settings = {
+        "security": {"auth": {"selectedType": "gemini-api-key"}},
+        "privacy": {"usageStatisticsEnabled": False},
+        "general": {"disableAutoUpdate": True, "enableAutoUpdate": False, **general},
+        "telemetry": {"enabled": False},
+    }
+    return {".gemini/settings.json": json.dumps(settings)}
+
+
+def _failure(name: str, kind: str, note: str, **general: int) -> Case:
+    return Case(name, NEW, [failing(kind)], note, home=_home(**general))
 
 
 GEMINI = Agent(
@@ -26,16 +36,7 @@ GEMINI = Agent(
         "GEMINI_API_KEY": "sk-scripted",
         "GEMINI_MODEL": "gemini-2.5-pro",
     },
-    home={
-        ".gemini/settings.json": json.dumps(
-            {
-                "security": {"auth": {"selectedType": "gemini-api-key"}},
-                "privacy": {"usageStatisticsEnabled": False},
-                "general": {"disableAutoUpdate": True, "enableAutoUpdate": False},
-                "telemetry": {"enabled": False},
-            }
-        )
-    },
+    home=_home(),
     cases=[
         Case("success", NEW, [work("work")], "write a file, run a command, say so"),
         Case(
@@ -61,6 +62,8 @@ GEMINI = Agent(
             continues="killed",
         ),
         _failure("rate-limit", "rate_limit", "429, retries used up"),
-        _failure("server-error", "server_error", "500, retries used up"),
+        _failure("server-error", "server_error", "500, three attempts as CloudClaw sets it", maxAttempts=3),
+        _failure("overloaded", "overloaded", "503, three attempts", maxAttempts=3),
+        _failure("invalid-request", "invalid_request", "400"),
     ],
 )

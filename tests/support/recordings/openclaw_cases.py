@@ -87,5 +87,6 @@ OPENCLAW = Agent(
         ),
         _failure("rate-limit", "rate_limit", "429, retries used up (150 s)"),
         _failure("server-error", "server_error", "500, retries used up (90 s)"),
+        _failure("overloaded", "overloaded", "503, retries used up"),
     ],
 )

@@ -116,6 +116,8 @@ def test_a_retry_says_what_it_is_about() -> None:
         ("rate-limit", ErrorKind.RATE_LIMIT),
         ("overloaded", ErrorKind.OVERLOADED),
         ("server-error", ErrorKind.SERVER),
+        ("permission", ErrorKind.AUTHENTICATION),
+        ("invalid-request", ErrorKind.REJECTED),
         ("not-found", ErrorKind.NOT_FOUND),
         ("context-too-long", ErrorKind.CONTEXT),
     ],

@@ -108,6 +108,7 @@ def test_a_failure_in_a_later_turn_keeps_what_came_before() -> None:
         ("billing", ErrorKind.AUTHENTICATION),
         ("rate-limit", ErrorKind.RATE_LIMIT),
         ("server-error", ErrorKind.SERVER),
+        ("overloaded", ErrorKind.OVERLOADED),
         ("not-found", ErrorKind.NOT_FOUND),
         ("context-too-long", ErrorKind.CONTEXT),
         ("invalid-request", ErrorKind.REJECTED),

@@ -33,6 +33,7 @@ _WORDS: Final = (
             r"|unable to connect|socket|fetch failed|timed? ?out|network|stream disconnected|error sending request"
         ),
     ),
+    (ErrorKind.REJECTED, r"invalid_request_error"),  # OpenAI says so of refused keys and models too
 )
 _PATTERNS: Final = tuple((kind, re.compile(words, re.IGNORECASE)) for kind, words in _WORDS)
 _LOOKED_AT: Final = 4096
