@@ -53,8 +53,8 @@ class OpenClaw(Agent):
     """One process an attempt; it takes no messages while it runs, and ends with its answer.
 
     Cold only. `openclaw gateway run` can wait for prompts, but not for a home folder: before it is ready it has opened
-    its state database and its locks in the one that it found (seen in its descriptors), and what it writes there when
-    the task's is in its place, no checkpoint would hold. It would also keep 950 MB for each waiting slot.
+    its state database and its locks in the one that it found, and when the task's is in its place its first request
+    fails (measured, see the README). It would also keep 780 to 960 MB for each waiting slot.
 
     It prints one document at its end. Turns and tools are told by its log at the level `debug`, on standard error, so
     that endless tool calls end at the node's limit of turns: it has none of its own.
