@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final
 
@@ -13,9 +14,11 @@ PIECE: Final = 16 << 10
 SHARE: Final = 0.25
 """Of an event loop's time, for all that print much together."""
 QUIET: Final = 0.01
-"""Of its time, for one that never waits; agents at work need a tenth of it."""
+"""Of its time, for a tenant that never waits; an agent at work needs a tenth of it."""
 SPARE: Final = 0.05
 """Seconds of parsing at once that cost nobody a wait."""
+TENANTS: Final = 4096
+"""That are remembered; one that is forgotten begins anew."""
 _AT_ONCE: Final = 0.002
 """Seconds of work between two turns of others."""
 
@@ -23,36 +26,53 @@ _AT_ONCE: Final = 0.002
 class Pace:
     """Of one event loop.
 
-    Each reader has a `Turn`. One that has parsed more than a little waits its turn: all those together get `SHARE` of
-    the time. An agent that prints what agents print never waits, whatever others do.
+    Each tenant has a `Turn`, which all its readers share. One that has parsed more than a little waits, and its readers
+    go on one at a time, however many woke up; all such tenants together get `SHARE` of the time, each as much as the
+    others. A tenant whose agents print what agents print never waits, whatever others do.
     """
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self._free_at = 0.0
+        self._free_at: dict[str, float] = {}
+        self._turns: OrderedDict[str, Turn] = OrderedDict()
 
-    def turn(self) -> Turn:
-        """Of a new reader."""
-        return Turn(self)
+    def turn(self, tenant: str = "") -> Turn:
+        """Of a tenant, for one more reader."""
+        turn = self._turns.setdefault(tenant, Turn(self, tenant))
+        self._turns.move_to_end(tenant)
+        if len(self._turns) > TENANTS:
+            self._turns.popitem(last=False)
+        return turn
 
-    def book(self, spent: float) -> float:
-        """Account for `spent` seconds of work; seconds to wait before the next."""
+    def book(self, tenant: str, spent: float) -> None:
+        """Account for `spent` seconds of work."""
         now = self.clock.boottime()
-        self._free_at = max(self._free_at, now) + spent * (1 / SHARE - 1)
-        return self._free_at - now
+        busy = {other: at for other, at in self._free_at.items() if at > now or other == tenant}
+        busy[tenant] = max(busy.get(tenant, now), now) + spent * (len(busy.keys() | {tenant}) / SHARE - 1)
+        self._free_at = busy
+
+    def wait(self, tenant: str) -> float:
+        """Seconds until its next work."""
+        return self._free_at.get(tenant, 0.0) - self.clock.boottime()
 
 
 class Turn:
-    """One reader's."""
+    """One tenant's."""
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, pace: Pace, tenant: str) -> None:
         self._pace = pace
+        self._tenant = tenant
         self._spent = self._since = 0.0
         self._at = pace.clock.boottime()
 
     def now(self) -> float:
         """For measuring what is spent."""
         return self._pace.clock.boottime()
+
+    async def ready(self) -> None:
+        """Right before work: wait until it is this tenant's time, and nobody else of it took it meanwhile."""
+        while self._spent > SPARE and (wait := self._pace.wait(self._tenant)) > 0:
+            await self._pace.clock.sleep(wait)
 
     async def rest(self, spent: float) -> None:
         """Let others work, after `spent` seconds of work."""
@@ -61,7 +81,8 @@ class Turn:
         self._at = now
         self._since += spent
         if self._spent > SPARE:
-            await self._pace.clock.sleep(self._pace.book(spent))
+            self._pace.book(self._tenant, spent)
+            await self.ready()
         elif self._since >= _AT_ONCE:
             await asyncio.sleep(0)
         else:

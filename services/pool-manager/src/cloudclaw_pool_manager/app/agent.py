@@ -188,8 +188,8 @@ class Agent:
     def watch(self, log: ShippedLog, source: Slot, state: NodeState, pace: Pace) -> None:
         """Begin to follow its log."""
         if self.adapter is not None:
-            uid = self._assignment.attempt.uid
-            log.reader = self.observer = Observer(uid, source, self.adapter.parser(), state, self._heard, pace)
+            uid, tenant = self._assignment.attempt.uid, self._assignment.attempt.tenant
+            log.reader = self.observer = Observer(uid, tenant, source, self.adapter.parser(), state, self._heard, pace)
 
     def grown(self, log_end: int) -> None:
         """Its log did."""

@@ -41,7 +41,7 @@ class Observer:
     """One attempt's.
 
     Args:
-        uid: the attempt's.
+        uid, tenant: the attempt's.
         source: where its log is read.
         parser: new, of the attempt's runtime.
         on_events: told what was understood, after `transcript` holds it.
@@ -56,6 +56,7 @@ class Observer:
     def __init__(
         self,
         uid: str,
+        tenant: str,
         source: LogSource,
         parser: StreamParser,
         state: NodeState,
@@ -70,7 +71,7 @@ class Observer:
         self._parser = parser
         self._state = state
         self._on_events = on_events
-        self._turn = pace.turn()
+        self._turn = pace.turn(tenant)
         self._available = 0
         self._final: int | None = None
         self._wake = asyncio.Event()
@@ -133,6 +134,7 @@ class Observer:
             return True
         for frame in frames:
             for piece in pieces(frame.data[max(self.position - frame.offset, 0) :]):
+                await self._turn.ready()
                 self.position = max(self.position, frame.offset) + len(piece)
                 began = self._turn.now()
                 self._tell(self._parsed(partial(self._parser.feed, int(frame.stream), piece)))

@@ -57,12 +57,12 @@ class _Run:
         self.fed = chunk.offset + len(chunk.data)
         self.time = chunk.time
         for piece in pieces(chunk.data):
+            await turn.ready()
             began = turn.now()
             events = [self._numbered(event) for event in self._guarded(chunk.stream, piece)]
-            spent = turn.now() - began
+            await turn.rest(turn.now() - began)  # before a reader can go away with it
             for event in events:
                 yield event
-            await turn.rest(spent)
 
     def close(self) -> Iterator[pb.RunEvent]:
         """The events of what was incomplete."""
@@ -101,7 +101,7 @@ class Events:
         request = pb.TailLogsRequest(task_id=task, follow=follow)
         tail = self._tails.tail(tenant, request, authorization, relayed=False, start=start)
         run: _Run | None = None
-        turn = self._pace.turn()  # who watches much, or skips it, must not hold up others
+        turn = self._pace.turn(tenant)  # who watches much, or skips it, must not hold up others
         async with aclosing(tail):
             async for response in tail:
                 chunk = response.chunk
