@@ -30,6 +30,12 @@ class GatewayMetrics:
             f"{prefix}_estimated", "Responses whose tokens had to be estimated", ["upstream"], registry=registry
         )
         self.streams = Gauge(f"{prefix}_active_streams", "Requests under way", ["upstream"], registry=registry)
+        self.waiting = Gauge(
+            f"{prefix}_waiting",
+            "Requests under a limit that are read or wait for their turn",
+            ["upstream"],
+            registry=registry,
+        )
         self.attempts = Gauge(f"{prefix}_attempts", "Attempts served", registry=registry)
         self.first_byte = Histogram(
             f"{prefix}_first_byte_seconds",

@@ -13,7 +13,7 @@ import structlog
 from cloudclaw.clock import Clock
 from cloudclaw.errors import CloudClawError
 from cloudclaw_gateway.app.account import Account, Charge
-from cloudclaw_gateway.app.bodies import Counted, Whole
+from cloudclaw_gateway.app.bodies import Counted, Whole, whole
 from cloudclaw_gateway.app.metrics import GatewayMetrics
 from cloudclaw_gateway.app.tally import Tally
 from cloudclaw_gateway.domain.forecast import Forecast, foresee
@@ -167,7 +167,8 @@ class _Passage:
         arrived = self._clock.boottime()
         with ExitStack() as holding:
             try:
-                body, tally = await self._turn(holding, patience)
+                with self._metrics.waiting.labels(self._upstream.name).track_inprogress():
+                    body, tally = await self._turn(holding, patience)
             except TimeoutError:
                 raise Refusal(
                     429,
@@ -189,7 +190,7 @@ class _Passage:
             # Who sends slowly is cut off by the door.
             waited = loop.time() - begin
             waiting.reschedule(None)
-            data = await self._read()
+            data = await whole(self._body)
             price, most = self._foreseen(data, patience)
             waiting.reschedule(loop.time() + patience.turn - waited)
             tally = self._tally(await account.begin(most), price)
@@ -219,10 +220,7 @@ class _Passage:
             charge, self._upstream, self._tenant, price, self._metrics, lambda: self._body.bytes if self._body else 0
         )
 
-    async def _read(self) -> bytes:
-        return b"".join([piece async for piece in self._body]) if self._body is not None else b""
-
-    def _foreseen(self, data: bytes, patience: Patience) -> tuple[Price | None, Use | None]:
+    def _foreseen(self, data: bytearray, patience: Patience) -> tuple[Price | None, Use | None]:
         """The price of the model that is asked for, and what the request may use at most; None when nobody knows.
 
         Under a limit on spend a model must have a price: without one the limit could not be kept. Raises `Refusal`.

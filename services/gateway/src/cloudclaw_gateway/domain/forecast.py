@@ -72,7 +72,7 @@ class Forecast:
     dearer: str = ""
 
 
-def foresee(body: bytes, *, writes: bool, unnamed_output: int) -> Forecast | None:
+def foresee(body: bytes | bytearray, *, writes: bool, unnamed_output: int) -> Forecast | None:
     """What `body` may use; None when it is no JSON object.
 
     Args:
