@@ -97,6 +97,9 @@ async def test_an_error_of_the_model_ends_it_by_its_name(
     await tenant.wait(task, timeout=90)
     result = await tenant.result(task)
     assert (result.state, result.reason) == (task_pb2.TASK_STATE_FAILED, reason), result
+    told = [event.finished for event in await events(tenant, task) if event.WhichOneof("event") == "finished"]
+    assert [(end.ok, end.reason) for end in told] == [(False, reason)]
+    assert told[0].message
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
