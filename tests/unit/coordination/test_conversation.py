@@ -211,6 +211,21 @@ def test_use_counts_once() -> None:
     assert (done.usage, done.model_use) == (Usage(input_tokens=8, cost_usd=0.5), ModelUse(requests=1))
 
 
+def test_no_use_that_a_checkpoint_told_of_is_taken_back() -> None:
+    """Whoever counted for the end had forgotten some."""
+    told = ModelUse(requests=3, output_tokens=10)
+    task = life.checkpointed(running(), NOW, ONE, op_id="op", model_use=told)
+    ends: dict[str, ModelUse | None] = {"less": ModelUse(output_tokens=12), "more": ModelUse(requests=4), "none": None}
+    expected = {
+        "less": ModelUse(requests=3, output_tokens=12),
+        "more": ModelUse(requests=4, output_tokens=10),
+        "none": told,
+    }
+    for name, use in ends.items():
+        done = life.reported(task, NOW, AttemptState.SUCCEEDED, EndReason.COMPLETED, op_id="op", model_use=use)
+        assert done.model_use == expected[name]
+
+
 def test_sums_leave_out_what_nobody_said() -> None:
     assert usage_sum(None, None) is None
     assert usage_sum(Usage(turns=1), None) == usage_sum(None, Usage(turns=1)) == Usage(turns=1)

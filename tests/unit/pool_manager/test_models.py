@@ -216,3 +216,45 @@ async def test_a_process_that_stops_leaves_its_agents_attached() -> None:
     await rig.stop()
     assert task.uid in gateway.attached
     assert ("detach", task.uid) not in gateway.calls
+
+
+async def test_a_gateway_that_was_started_anew_takes_back_nothing_that_was_used() -> None:
+    """The agent ends before it is attached there: that gateway has never heard of it."""
+    rig, gateway = await with_gateway()
+    used = task_pb2.ModelUse(requests=5, output_tokens=50)
+    task, sandbox = await asked(rig, model_use=used)
+    other, other_sandbox = await asked(rig, model_use=used)
+    await rig.until(lambda: {task.uid, other.uid} <= set(gateway.attached))
+    gateway.spend(task.uid, requests=2, output_tokens=20)
+    await rig.pass_time(0.2)
+    gateway.die()
+    await rig.pass_time(0.2)
+    gateway.away = False  # it answers, and has told nobody that it is back
+    for agent in (sandbox, other_sandbox):
+        await answer(rig, agent)
+        agent.finish(0)
+    await rig.gone(task)
+    await rig.gone(other)
+    outcome = rig.report_of(task)
+    assert (outcome.model_use.requests, outcome.model_use.output_tokens) == (2, 20)
+    assert rig.report_of(other).model_use == task_pb2.ModelUse(), "nothing of it is known beyond what it began with"
+    await rig.close()
+
+
+async def test_an_agent_that_ended_before_it_was_adopted_is_detached_and_counted() -> None:
+    rig, gateway = await with_gateway()
+    task, sandbox = await asked(rig)
+    await rig.until(lambda: task.uid in gateway.attached)
+    await rig.crash()
+    gateway.spend(task.uid, requests=3, output_tokens=30)
+    await answer(rig, sandbox)
+    sandbox.finish(0)
+    rig.models = fresh = FakeGateway()
+    fresh.attached, fresh.listeners, fresh.uses = gateway.attached, gateway.listeners, gateway.uses
+    await rig.start()
+    await rig.gone(task)
+    assert task.uid not in fresh.attached
+    outcome = rig.report_of(task)
+    assert outcome.state == task_pb2.ATTEMPT_STATE_SUCCEEDED
+    assert (outcome.model_use.requests, outcome.model_use.output_tokens) == (3, 30)
+    await rig.close()

@@ -14,7 +14,7 @@ from cloudclaw.coordination.records import (
     Transition,
     Usage,
 )
-from cloudclaw.coordination.usage import model_use_sum, usage_sum
+from cloudclaw.coordination.usage import model_use_most, model_use_sum, usage_sum
 from cloudclaw.errors import PreconditionError
 
 
@@ -32,7 +32,7 @@ def close(
     model_use: ModelUse | None = None,
 ) -> TaskRecord:
     """The current attempt with its end. `usage`, `model_use`: of this attempt, as its holder told; None: what its last
-    checkpoint said counts."""
+    checkpoint said counts. No use of models that a checkpoint told of is taken back."""
     current = task.attempts[-1]
     end = replace(
         current,
@@ -49,7 +49,7 @@ def close(
         task,
         attempts=(*task.attempts[:-1], end),
         usage=usage_sum(task.usage, usage if usage is not None else task.usage_now),
-        model_use=model_use_sum(task.model_use, model_use if model_use is not None else task.model_use_now),
+        model_use=model_use_sum(task.model_use, model_use_most(model_use, task.model_use_now)),
         usage_now=None,
         model_use_now=None,
     )

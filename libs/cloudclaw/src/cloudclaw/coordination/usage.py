@@ -43,6 +43,13 @@ def usage_sum(one: Usage | None, other: Usage | None) -> Usage | None:
     return Usage(**fields)
 
 
+def model_use_most(one: ModelUse | None, other: ModelUse | None) -> ModelUse | None:
+    """Of two counts of the same calls, what was used: who counts may die and forget, never count what was not."""
+    if one is None or other is None:
+        return other if one is None else one
+    return ModelUse(**{name: max(getattr(one, name), getattr(other, name)) for name in ModelUse.__struct_fields__})
+
+
 def model_use_sum(one: ModelUse | None, other: ModelUse | None) -> ModelUse | None:
     """Both together; None when there is neither."""
     if one is None or other is None:

@@ -164,6 +164,10 @@ class Agent:
         self._leaves = True
         self._wake.set()
 
+    def counted(self, use: ModelUse) -> None:
+        """The gateway tells what was used. One that was started anew may have forgotten some of it."""
+        self.use = use.most(self.use or self._assignment.model_used)
+
     def limit(self, kind: LimitKind) -> None:
         """The gateway refuses further calls."""
         self._host.end(_KINDS[kind])

@@ -64,7 +64,7 @@ class ModelAccess:
                     _log.warning("the gateway is away; calls to models wait")
                 case GatewayUse(uid=uid, use=use):
                     for caller in self._named(uid):
-                        caller.agent.use = use
+                        caller.agent.counted(use)
                 case GatewayLimit(uid=uid, kind=kind, message=message):
                     _log.info("a limit on models was reached", attempt=uid, kind=kind.value, message=message)
                     for caller in self._named(uid):
@@ -126,8 +126,9 @@ class ModelAccess:
 @contextlib.asynccontextmanager
 async def way_out(access: ModelAccess | None, caller: Caller) -> AsyncIterator[None]:
     """The caller's program may call models within, if it is an agent and there is a gateway. What its task used is told
-    to its agent at the end. A cancellation leaves it attached: then this process ends, and its program goes on."""
-    if access is None or caller.egress_slot is None:
+    to its agent at the end. A cancellation leaves it attached: then this process ends, and its program goes on. So an
+    adopted program may have ended before: then it is attached still, and only detached."""
+    if access is None or caller.agent.adapter is None:
         yield
         return
     attaching = asyncio.ensure_future(access.attach(caller))
@@ -145,4 +146,5 @@ async def way_out(access: ModelAccess | None, caller: Caller) -> AsyncIterator[N
 async def _leave(access: ModelAccess, caller: Caller, attaching: asyncio.Future[None]) -> None:
     await cancel(attaching)  # or it could be attached when it is gone
     use = await access.detach(caller.assignment.attempt.uid)
-    caller.agent.use = use or caller.agent.use
+    if use is not None:
+        caller.agent.counted(use)

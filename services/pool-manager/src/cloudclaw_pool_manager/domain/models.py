@@ -24,8 +24,19 @@ class ModelUse:
     cache_write_tokens: int = 0
     spend_usd: float = 0.0
 
+    def most(self, other: ModelUse) -> ModelUse:
+        """What was used when both counts are of the same calls, and either may have forgotten some."""
+        return ModelUse(
+            max(self.requests, other.requests),
+            max(self.input_tokens, other.input_tokens),
+            max(self.output_tokens, other.output_tokens),
+            max(self.cache_read_tokens, other.cache_read_tokens),
+            max(self.cache_write_tokens, other.cache_write_tokens),
+            max(self.spend_usd, other.spend_usd),
+        )
+
     def since(self, earlier: ModelUse) -> ModelUse:
-        """What came on top of `earlier`."""
+        """What came on top of `earlier`, which is part of it."""
         return ModelUse(
             self.requests - earlier.requests,
             self.input_tokens - earlier.input_tokens,
