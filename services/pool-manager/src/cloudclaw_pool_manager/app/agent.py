@@ -160,7 +160,8 @@ class Agent:
             self._wake.set()
 
     def leave(self) -> None:
-        """Its node is drained: a conversation that waits for its user is parked now."""
+        """Its node is drained: a conversation that waits for its user is parked now. What was said to it meanwhile is
+        answered elsewhere."""
         self._leaves = True
         self._wake.set()
 
@@ -244,11 +245,12 @@ class Agent:
         if not self._open:
             self._closed_at = self._clock.boottime()  # it ends by itself, or is ended
             return
-        if self._pending:  # one at a time: an answer is the answer to all that came before
+        if self._pending and not self._leaves:  # one at a time: an answer is the answer to all that came before
             given = self._pending[min(self._pending)]
             data = self.adapter.encode_input(given) if self.adapter is not None else None
-            if data is None:
-                return  # it answers in an attempt of its own
+            if data is None:  # it is answered in an attempt of its own
+                self._open, self._closed_at = False, self._clock.boottime()
+                return
             if await self._say(slot, f"input-{given.number}", note=_marked(given), data=data):
                 self._told = max(self._told, given.number)
                 self._pending.pop(given.number, None)

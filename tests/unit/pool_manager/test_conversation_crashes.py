@@ -1,0 +1,148 @@
+"""Conversations on a node whose process dies: before a message was given, after it, at parking, at its report."""
+
+from __future__ import annotations
+
+import pytest
+
+from cloudclaw.v1 import task_pb2
+from cloudclaw_pool_manager.ports.state import Drain
+from tests.support.fake_agent import Parrot, say
+from tests.support.fake_slots import FakeSupervisor
+from tests.unit.pool_manager.agents import CHECKPOINT, TALK, agents, answer, asked, deliver, message
+from tests.unit.pool_manager.rig import Rig
+from tests.unit.pool_manager.test_conversations import LONG, given
+
+PARKED = task_pb2.END_REASON_PARKED
+
+
+def closes(sandbox: FakeSupervisor) -> int:
+    return sum(one.close for one in sandbox.inputs)
+
+
+def has(rig: Rig) -> int | None:
+    """Inputs that the node says it has for its only attempt."""
+    attempts = rig.leader.heartbeats[-1].attempts if rig.leader.heartbeats else []
+    return attempts[0].inputs if attempts else None
+
+
+async def test_a_message_that_died_with_its_process_is_told_to_be_missing_and_given_once(agent_rig: Rig) -> None:
+    rig = agent_rig
+    task, sandbox = await asked(rig, conversation=LONG)
+    await deliver(rig, task, message(1, "a"))
+    await rig.until(lambda: has(rig) == 1)
+    assert not given(sandbox), "it is still at its prompt"
+    await rig.crash()
+    rig.leader.heartbeats.clear()
+    await rig.start()
+    await rig.until(lambda: has(rig) is not None)
+    assert has(rig) == 0, "so the leader brings it again"
+    await deliver(rig, task, message(1, "a"))
+    await answer(rig, sandbox)
+    await answer(rig, sandbox)
+    assert given(sandbox) == [b"a\n"]
+
+
+async def test_a_process_that_dies_after_it_closed_an_agent_s_input_parks_it_once(agent_rig: Rig) -> None:
+    rig = agent_rig
+    task, sandbox = await asked(rig, conversation=TALK)
+    await answer(rig, sandbox, "what next?")
+    await rig.until(lambda: not sandbox.input_open, within=3.0)
+    await rig.crash()
+    await rig.start()
+    await deliver(rig, task, message(1))
+    await rig.pass_time(3)
+    assert closes(sandbox) == 1
+    assert not given(sandbox), "it takes nothing any more"
+    sandbox.finish(0)
+    await rig.gone(task)
+    outcome = rig.report_of(task)
+    assert (outcome.reason, outcome.final_message, outcome.inputs) == (PARKED, "what next?", 0)
+
+
+async def test_an_agent_that_does_not_end_is_ended_by_the_next_process_too(agent_rig: Rig) -> None:
+    rig = agent_rig
+    task, sandbox = await asked(rig, conversation=TALK)
+    await answer(rig, sandbox, "what next?")
+    await rig.until(lambda: not sandbox.input_open, within=3.0)
+    await rig.crash()
+    await rig.start()
+    await rig.gone(task)
+    assert (rig.report_of(task).reason, rig.report_of(task).final_message) == (PARKED, "what next?")
+
+
+async def test_an_agent_that_takes_no_messages_is_ended_by_the_next_process_though_one_waits() -> None:
+    rig = await agents(Parrot(takes_input=False))
+    task, sandbox = await asked(rig, conversation=LONG)
+    await rig.crash()
+    await rig.start()
+    await deliver(rig, task, message(1))
+    await answer(rig, sandbox, "what next?")
+    await rig.gone(task)
+    outcome = rig.report_of(task)
+    assert (outcome.reason, outcome.final_message, outcome.inputs) == (PARKED, "what next?", 0)
+    await rig.close()
+
+
+async def test_an_answer_that_came_while_no_process_was_there_is_reported(agent_rig: Rig) -> None:
+    rig = agent_rig
+    task, sandbox = await asked(rig, conversation=LONG)
+    await answer(rig, sandbox, "one")
+    await deliver(rig, task, message(1, "a"))
+    assert given(sandbox) == [b"a\n"]
+    await rig.crash()
+    say(sandbox, {"says": "well"}, {"turn": 2}, {"done": "two"})
+    sandbox.finish(0)
+    await rig.start()
+    await rig.gone(task)
+    outcome = rig.report_of(task)
+    assert (outcome.reason, outcome.final_message, outcome.inputs) == (PARKED, "two", 1)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_crash_before_the_verdict_parks_it_with_the_same_files(agent_rig: Rig, times: int) -> None:
+    rig = agent_rig
+    task, sandbox = await asked(rig, conversation=TALK)
+    await answer(rig, sandbox, "what next?")
+    await rig.until(lambda: not sandbox.input_open, within=3.0)
+    rig.leader.decides = False
+    outcomes = []
+    sandbox.finish(0)
+    for left in reversed(range(times)):
+        rig.leader.reports.clear()
+        await rig.until(lambda: bool(rig.leader.reports))
+        outcomes.append(rig.report_of(task))
+        await rig.crash()
+        rig.leader.decides = not left
+        await rig.start()
+    await rig.gone(task)
+    outcomes.append(rig.report_of(task))
+    assert {outcome.final_message for outcome in outcomes} == {"what next?"}
+    assert len({outcome.snapshot.snapshot_id for outcome in outcomes}) == 1
+
+
+async def test_one_that_had_nothing_to_do_is_left_to_the_leader(agent_rig: Rig) -> None:
+    """It ran no program, so there is nothing that the next process could find of it."""
+    rig = agent_rig
+    rig.leader.decides = False
+    task = await rig.assign(
+        runtime="parrot", prompt="sing", conversation=TALK, resumes=True, base=CHECKPOINT, session="s-0", answered=True
+    )
+    await rig.until(lambda: any(report.uid == task.uid for report in rig.leader.reports))
+    await rig.crash()
+    rig.leader.decides = True
+    await rig.start()
+    assert task.uid not in [running.uid for running in rig.leader.hellos[-1].attempts]
+
+
+async def test_a_message_that_waits_for_its_agent_on_a_drained_node_is_answered_elsewhere(agent_rig: Rig) -> None:
+    rig = agent_rig
+    task, sandbox = await asked(rig, conversation=LONG)
+    await answer(rig, sandbox)
+    sandbox.input_full = True
+    await deliver(rig, task, message(1, "a"))
+    await rig.manager.set_drain(Drain.HAND_OVER)
+    await rig.pass_time(0.1)
+    sandbox.input_full = False
+    await rig.gone(task)
+    assert (rig.report_of(task).reason, rig.report_of(task).inputs) == (PARKED, 0)
+    assert not given(sandbox)
