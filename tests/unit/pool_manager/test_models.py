@@ -258,3 +258,32 @@ async def test_an_agent_that_ended_before_it_was_adopted_is_detached_and_counted
     assert outcome.state == task_pb2.ATTEMPT_STATE_SUCCEEDED
     assert (outcome.model_use.requests, outcome.model_use.output_tokens) == (3, 30)
     await rig.close()
+
+
+async def test_a_probe_that_its_process_left_behind_is_killed_and_asked_anew() -> None:
+    rig, _ = await with_gateway()
+    await rig.crash()
+    launched = rig.launch()
+    await rig.until(lambda: any(uid.startswith("probe-") for uid in rig.host.running()))
+    left = next(uid for uid in rig.host.running() if uid.startswith("probe-"))
+    await rig.crash()
+    assert launched.done()
+    await rig.start()
+    await rig.until(lambda: left not in rig.host.running())
+    await probed(rig)
+    task, _ = await asked(rig)
+    assert task.uid in rig.host.running()
+    await rig.close()
+
+
+async def test_an_agent_that_its_process_left_waiting_takes_the_next_task() -> None:
+    rig = await agents(Parrot(warm=True), warm="parrot")
+    await rig.until(lambda: all(there.warm == "ready" for there in rig.host.alive.values()))
+    await rig.crash()
+    await rig.start()
+    await probed(rig)
+    await rig.until(lambda: all(there.warm == "ready" for there in rig.host.alive.values()))
+    _, sandbox = await asked(rig)
+    assert sandbox.went_on_warm
+    assert rig.host.provisions == [0, 1]
+    await rig.close()

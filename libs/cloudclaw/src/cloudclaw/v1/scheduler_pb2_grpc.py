@@ -217,8 +217,8 @@ class SchedulerServiceServicer(object):
 
     def SendInput(self, request, context):
         """Send a message to a conversation, whether it is queued, running or parked; a parked one is woken. Idempotent by
-        `message_id`. FAILED_PRECONDITION: NOT_A_CONVERSATION, TASK_ENDED, CONVERSATION_CLOSED; RESOURCE_EXHAUSTED:
-        TOO_MANY_INPUTS.
+        `message_id` until the task is archived, and TASK_ENDED then. FAILED_PRECONDITION: NOT_A_CONVERSATION, TASK_ENDED,
+        CONVERSATION_CLOSED; RESOURCE_EXHAUSTED: TOO_MANY_INPUTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

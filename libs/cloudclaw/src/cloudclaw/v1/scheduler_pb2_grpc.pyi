@@ -68,8 +68,8 @@ class SchedulerServiceStub:
     """
     SendInput: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.SendInputRequest, _scheduler_pb2.SendInputResponse]
     """Send a message to a conversation, whether it is queued, running or parked; a parked one is woken. Idempotent by
-    `message_id`. FAILED_PRECONDITION: NOT_A_CONVERSATION, TASK_ENDED, CONVERSATION_CLOSED; RESOURCE_EXHAUSTED:
-    TOO_MANY_INPUTS.
+    `message_id` until the task is archived, and TASK_ENDED then. FAILED_PRECONDITION: NOT_A_CONVERSATION, TASK_ENDED,
+    CONVERSATION_CLOSED; RESOURCE_EXHAUSTED: TOO_MANY_INPUTS.
     """
     ExplainTask: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.ExplainTaskRequest, _scheduler_pb2.ExplainTaskResponse]
     """Why a task waits, and why each of its attempts ended."""
@@ -141,8 +141,8 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     """
     SendInput: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.SendInputRequest, _scheduler_pb2.SendInputResponse]  # type: ignore[assignment]
     """Send a message to a conversation, whether it is queued, running or parked; a parked one is woken. Idempotent by
-    `message_id`. FAILED_PRECONDITION: NOT_A_CONVERSATION, TASK_ENDED, CONVERSATION_CLOSED; RESOURCE_EXHAUSTED:
-    TOO_MANY_INPUTS.
+    `message_id` until the task is archived, and TASK_ENDED then. FAILED_PRECONDITION: NOT_A_CONVERSATION, TASK_ENDED,
+    CONVERSATION_CLOSED; RESOURCE_EXHAUSTED: TOO_MANY_INPUTS.
     """
     ExplainTask: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.ExplainTaskRequest, _scheduler_pb2.ExplainTaskResponse]  # type: ignore[assignment]
     """Why a task waits, and why each of its attempts ended."""
@@ -265,8 +265,8 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_scheduler_pb2.SendInputResponse, _abc.Awaitable[_scheduler_pb2.SendInputResponse]]:
         """Send a message to a conversation, whether it is queued, running or parked; a parked one is woken. Idempotent by
-        `message_id`. FAILED_PRECONDITION: NOT_A_CONVERSATION, TASK_ENDED, CONVERSATION_CLOSED; RESOURCE_EXHAUSTED:
-        TOO_MANY_INPUTS.
+        `message_id` until the task is archived, and TASK_ENDED then. FAILED_PRECONDITION: NOT_A_CONVERSATION, TASK_ENDED,
+        CONVERSATION_CLOSED; RESOURCE_EXHAUSTED: TOO_MANY_INPUTS.
         """
 
     @_abc_1.abstractmethod
