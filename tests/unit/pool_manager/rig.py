@@ -163,7 +163,14 @@ class FakeLeader:
         if message.end and offset + len(data) == len(log):
             self.ended.add(message.uid)
         if self.log_acks:
-            stream.down.put_nowait(pb.StreamLogsResponse(term=self.term, uid=message.uid, durable_offset=len(log)))
+            self.ack_log(message.uid)
+
+    def ack_log(self, uid: str) -> None:
+        """All that came of this log is durable."""
+        for stream in self._streams:
+            if stream.kind == "logs":
+                durable = len(self.logs[uid])
+                stream.down.put_nowait(pb.StreamLogsResponse(term=self.term, uid=uid, durable_offset=durable))
 
 
 @dataclass(eq=False)

@@ -59,6 +59,30 @@ async def test_a_process_that_dies_after_it_closed_an_agent_s_input_parks_it_onc
     assert (outcome.reason, outcome.final_message, outcome.inputs) == (PARKED, "what next?", 0)
 
 
+async def test_what_was_answered_before_a_restart_is_parked_in_time_and_checkpointed(agent_rig: Rig) -> None:
+    """Nothing more is heard of the agent: all that it said was understood, and forgotten by its spool."""
+    rig = agent_rig
+    task, sandbox = await asked(rig, conversation=LONG)
+    rig.leader.decides_checkpoints = False  # so the checkpoint of the turn dies with its process
+    rig.leader.log_acks = False
+    sandbox.write(b"x" * (2 << 20) + b"\n")
+    await answer(rig, sandbox, "what next?")
+    await rig.until(lambda: len(rig.leader.logs[task.uid]) == sandbox.log_end)
+    rig.leader.ack_log(task.uid)
+    rig.leader.log_acks = True
+    await rig.until(lambda: sandbox.forgotten == sandbox.log_end)
+    await rig.crash()
+    rig.leader.checkpoints.clear()
+    rig.leader.decides_checkpoints = True
+    await rig.start()
+    await rig.until(lambda: bool(rig.leader.checkpoints), within=10.0)
+    assert (rig.leader.checkpoints[0].answered, rig.leader.checkpoints[0].final_message) == (True, "what next?")
+    await rig.until(lambda: not sandbox.input_open, within=70.0)
+    sandbox.finish(0)
+    await rig.gone(task)
+    assert (rig.report_of(task).reason, rig.report_of(task).final_message) == (PARKED, "what next?")
+
+
 async def test_an_agent_that_does_not_end_is_ended_by_the_next_process_too(agent_rig: Rig) -> None:
     rig = agent_rig
     task, sandbox = await asked(rig, conversation=TALK)

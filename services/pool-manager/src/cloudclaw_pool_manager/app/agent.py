@@ -209,6 +209,9 @@ class Agent:
         self._given()
         self._turns = self.transcript.turns
         self._open = True
+        if self.transcript.answered:  # nothing more may be heard of it, and its checkpoint may have died half-way
+            self._idle_since = self._clock.boottime()
+            self._turned()
         self._wake.set()
 
     def accompany(self, slot: Slot) -> list[asyncio.Future[None]]:
