@@ -113,6 +113,25 @@ setup_docker() {
   say "going on without it: the bubblewrap backend serves, and tests of the docker backend are skipped" >&2
 }
 
+setup_apparmor() { # for a test alone, so nothing depends on it
+  if [ -x "$cache/apparmor/sbin/apparmor_parser" ] || ! can_apt || ! command -v dpkg-deb >/dev/null 2>&1; then return; fi
+  local work
+  work=$(mktemp -d "$cache/apparmor.XXXXXX")
+  say "fetching the parser of AppArmor's profiles into $cache/apparmor"
+  if ! (cd "$work" && apt-get -qq download apparmor >/dev/null 2>&1); then
+    if [ -z "$apt_updated" ]; then apt-get -qq update || true; fi
+    (cd "$work" && apt-get -qq download apparmor) || say "it could not be had, and a test needs it" >&2
+  fi
+  if compgen -G "$work/*.deb" >/dev/null; then
+    dpkg-deb --extract "$work"/*.deb "$work/new"
+    mkdir -p "$work/new/sbin"
+    if [ ! -e "$work/new/sbin/apparmor_parser" ]; then ln -s ../usr/sbin/apparmor_parser "$work/new/sbin/"; fi
+    rm -rf "$cache/apparmor"
+    mv "$work/new" "$cache/apparmor"
+  fi
+  rm -rf "$work"
+}
+
 setup_python
 if [ "${1:-}" = --python ]; then exit 0; fi
 setup_bubblewrap
@@ -129,4 +148,7 @@ for name in "$@"; do
 done
 if [ $# -eq 0 ] || [ ${#tools[@]} -gt 0 ]; then setup_tools "${tools[@]}"; fi
 if [ $# -eq 0 ] || [ -n "$agents" ]; then setup_agents; fi
-if [ $# -eq 0 ] || [ -n "$docker" ]; then setup_docker; fi
+if [ $# -eq 0 ] || [ -n "$docker" ]; then
+  setup_docker
+  setup_apparmor
+fi
