@@ -26,6 +26,7 @@ from cloudclaw_pool_manager.ports.gateway import (
     ModelLimits,
     ModelUse,
 )
+from tests.support.require import require_root
 
 USE = {
     "requests": 3,
@@ -119,6 +120,25 @@ async def test_an_attempt_is_handed_over_with_its_listener(played: Played, clien
     await played.answer(lines, await played.expect(lines, "detach"), USE)
     assert await detaching == ModelUse(3, 10, 20, 1, 2, 0.5)
     lines.close()
+
+
+async def test_a_gateway_of_another_user_gets_keys_only_when_the_settings_name_him(played: Played) -> None:
+    require_root()
+    os.seteuid(65_534)
+    try:
+        played._listener.listen()  # whose socket it is, the kernel takes from here
+    finally:
+        os.seteuid(0)
+    stranger = UnixModelGateway(played.path, lambda: 7, SystemClock(), patience=5.0)
+    refusing = asyncio.ensure_future(anext(stranger.events()))
+    sock, _ = await asyncio.get_running_loop().sock_accept(played._listener)
+    assert await asyncio.get_running_loop().sock_recv(sock, 100) == b"", "it hangs up without a word"
+    sock.close()
+    refusing.cancel()
+    await stranger.close()
+    named = UnixModelGateway(played.path, lambda: 7, SystemClock(), uid=65_534, patience=5.0)
+    (await _connect(played, named.events())).close()
+    await named.close()
 
 
 async def test_uses_and_limits_are_told_as_they_come(played: Played, client: UnixModelGateway) -> None:

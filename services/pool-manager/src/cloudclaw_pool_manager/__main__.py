@@ -153,7 +153,12 @@ class Process:
         if settings.gateway_socket is not None:
             from cloudclaw_pool_manager.adapters.gateway import UnixModelGateway
 
-            models = UnixModelGateway(settings.gateway_socket, lambda: self._node.generation, self._clock)
+            models = UnixModelGateway(
+                settings.gateway_socket,
+                lambda: self._node.generation,
+                self._clock,
+                uid=settings.gateway_uid,
+            )
             self._stack.push("gateway", models.close)
         return Equipment(templates=templates, workspaces=workspaces, models=models)
 

@@ -124,6 +124,9 @@ class PoolManagerSettings(ServiceSettings):
     gateway_socket: Path | None = Field(
         default=None, description="control socket of this node's model gateway; without it sandboxes have no way out"
     )
+    gateway_uid: int | None = Field(
+        default=None, gt=0, description="user whose the gateway may be, beside root and this process's own"
+    )
     labels: dict[str, str] = Field(default_factory=dict, description="labels that operators see")
     lease_ttl: int = Field(default=10, ge=5, le=300, description="seconds that the node's lease outlives its renewal")
     grace: float = Field(

@@ -40,13 +40,23 @@ class UnixModelGateway:
 
     Args:
         incarnation: says that of this manager, at each connection; a gateway obeys the highest.
+        uid: whose the gateway may be, beside root and this process's own user.
         patience: seconds that a call waits for a connection and its answer.
     """
 
-    def __init__(self, path: Path, incarnation: Callable[[], int], clock: Clock, *, patience: float = 5.0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        incarnation: Callable[[], int],
+        clock: Clock,
+        *,
+        uid: int | None = None,
+        patience: float = 5.0,
+    ) -> None:
         self._path = path
         self._incarnation = incarnation
         self._clock = clock
+        self._uids = {0, os.geteuid()} | ({uid} if uid is not None else set())
         self._patience = patience
         self._connection: _Connection | None = None
         self._connected = asyncio.Event()
@@ -57,7 +67,7 @@ class UnixModelGateway:
         told = False
         while not self._closed:
             try:
-                connection = await _Connection.open(self._path, self._incarnation(), self._patience)
+                connection = await _Connection.open(self._path, self._incarnation(), self._uids, self._patience)
             except FencedError:
                 self._fence()
                 raise
@@ -148,12 +158,12 @@ class _Connection:
         self.fenced = False
 
     @classmethod
-    async def open(cls, path: Path, incarnation: int, patience: float) -> _Connection:
+    async def open(cls, path: Path, incarnation: int, uids: Collection[int], patience: float) -> _Connection:
         """Connect and say hello. Raises `UnavailableError` and `FencedError`."""
         connection = None
         try:
             async with asyncio.timeout(patience):
-                connection = cls(LineSocket(await _connect(path)))
+                connection = cls(LineSocket(await _connect(path, uids)))
                 greeting = await connection.call("hello", incarnation=incarnation)
             if greeting.get("version") != VERSION:
                 raise UnavailableError(f"the gateway speaks version {greeting.get('version')} of its protocol")
@@ -229,8 +239,8 @@ async def _close(connection: _Connection | None) -> None:
         await connection.close()
 
 
-async def _connect(path: Path) -> socket.socket:
-    """Connect, and see that it is no other user's socket."""
+async def _connect(path: Path, uids: Collection[int]) -> socket.socket:
+    """Connect, and see that it is the socket of one of `uids`: keys go through it."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
@@ -241,8 +251,8 @@ async def _connect(path: Path) -> socket.socket:
         finally:
             os.close(directory)
         _, uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-        if uid not in (0, os.geteuid()):
-            raise PermissionError(f"it is served by uid {uid}")
+        if uid not in uids:
+            raise PermissionError(f"it is served by uid {uid}; `gateway_uid` lets that be")
     except BaseException:
         sock.close()
         raise
