@@ -10,6 +10,7 @@
 # Without BASE: the Dockerfiles' own when they can be pulled, otherwise mmdebstrap's. Every image gets a tag that is a
 # hash of what it is made of, and is not built again while the engine has that; and the tag `latest`.
 set -euo pipefail
+shopt -s inherit_errexit
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 ordinary=debian:bookworm-slim
@@ -92,29 +93,50 @@ build_agent() {
     --build-arg "BASE=$slot" --build-arg "AGENTS=$agents"
 }
 
-build_service() { # name
-  local name=$1 hash context uv arguments
-  hash=$( { echo "$base_image"; files uv.lock pyproject.toml "deploy/images/$name" libs "services/$name"; } | hash_of)
-  context=
-  if ! has "cloudclaw/$name:$hash"; then
-    uv=$(command -v uv || echo "${XDG_CACHE_HOME:-$HOME/.cache}/cloudclaw/uv/bin/uv")
-    context=$(mktemp -d "${TMPDIR:-/tmp}/cloudclaw-image-XXXXXX")
-    cp "deploy/images/$name/Dockerfile" "$context"
-    "$uv" export --quiet --frozen --no-dev --no-emit-workspace --package "cloudclaw-$name" >"$context/requirements.txt"
-    local package
-    for package in $(needs "$name"); do
-      "$uv" build --quiet --wheel --package "$package" --out-dir "$context/wheels"
-    done
+build_service() { # what all services have
+  local hash context=$work/service arguments
+  hash=$( { echo "$base_image"; requirements cloudclaw; files deploy/images/service; } | hash_of)
+  mkdir -p "$context/packages"
+  if ! has "cloudclaw/service:$hash"; then
+    cp deploy/images/service/{Dockerfile,install.sh} "$context"
+    requirements cloudclaw >"$context/packages/requirements.txt"
     mapfile -t arguments < <(with_base)
-    if [[ $base_image == cloudclaw/base:* ]]; then
-      # Containers of such a place reach no index; this host's pip does.
-      python3 -m pip download --quiet --disable-pip-version-check --only-binary=:all: --python-version 3.11 \
-        --dest "$context/wheels" --requirement "$context/requirements.txt" >&2
-      arguments+=(--build-arg PIP_NO_INDEX=1)
-    fi
+    wheels "$context/packages"
   fi
-  build "$name" "$context" "$hash" "${arguments[@]}"
-  rm -rf "$context"
+  build service "$context" "$hash" "${arguments[@]}" $no_index
+}
+
+build_one_service() { # name
+  local name=$1 base hash context=$work/$1 shared
+  base=$(build_service)
+  hash=$( { echo "$base"; files uv.lock pyproject.toml "deploy/images/$name" libs "services/$name"; } | hash_of)
+  mkdir -p "$context/packages/own"
+  if ! has "cloudclaw/$name:$hash"; then
+    cp "deploy/images/$name/Dockerfile" "$context"
+    # shellcheck disable=SC2046
+    requirements "cloudclaw-$name" $(requirements cloudclaw | sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package \1/p') \
+      >"$context/packages/requirements.txt"
+    for shared in $(needs "$name"); do
+      if [ ! -d "$work/own/$shared" ]; then
+        "$uv" build --quiet --wheel --package "$shared" --out-dir "$work/own/$shared"
+      fi
+      cp "$work/own/$shared"/*.whl "$context/packages/own"
+    done
+    wheels "$context/packages"
+  fi
+  build "$name" "$context" "$hash" --build-arg "BASE=$base" $no_index
+}
+
+requirements() { # package of this repository, further options; prints what it needs besides such packages, locked
+  "$uv" export --quiet --frozen --no-dev --no-emit-workspace --no-header --no-annotate --package "$@"
+}
+
+wheels() { # folder with requirements.txt
+  # Containers on a base that was made here reach no index; this host's pip does.
+  if [ -n "$no_index" ] && grep -q == "$1/requirements.txt"; then
+    python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: --python-version 3.11 \
+      --dest "$1" --requirement "$1/requirements.txt" >&2
+  fi
 }
 
 needs() { # name of a service; prints the packages of this repository that it is made of
@@ -124,14 +146,20 @@ needs() { # name of a service; prints the packages of this repository that it is
 
 command -v docker >/dev/null || fail "docker is missing: run deploy/setup.sh"
 docker version >/dev/null 2>&1 || fail "no Docker engine answers at ${DOCKER_HOST:-the default socket}"
+uv=$(command -v uv || echo "${XDG_CACHE_HOME:-$HOME/.cache}/cloudclaw/uv/bin/uv")
+work=$(mktemp -d "${TMPDIR:-/tmp}/cloudclaw-images-XXXXXX")
+trap 'rm -rf "$work"' EXIT
 base_image=$(base)
+no_index=
+if [[ $base_image == cloudclaw/base:* ]]; then no_index="--build-arg PIP_NO_INDEX=1"; fi
 wanted=("$@")
 if [ ${#wanted[@]} -eq 0 ]; then wanted=(slot agent scheduler workspace pool-manager gateway); fi
 for image in "${wanted[@]}"; do
   case $image in
     slot) build_slot ;;
     agent) build_agent ;;
-    scheduler | workspace | pool-manager | gateway) build_service "$image" ;;
+    service) build_service ;;
+    scheduler | workspace | pool-manager | gateway) build_one_service "$image" ;;
     *) fail "there is no image $image" ;;
   esac
 done

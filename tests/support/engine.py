@@ -109,6 +109,18 @@ class Docker:
             check=check,
         )
 
+    def build(self, *images: str) -> list[str]:
+        """Tags of images of `deploy/images`, built where they are not there yet."""
+        built = subprocess.run(
+            [REPOSITORY / "deploy/images/build.sh", *images],
+            env={**os.environ, "DOCKER_HOST": self.url, "BASE": "mmdebstrap"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        return built.stdout.split()
+
     def containers(self) -> list[str]:
         """Names of all containers, running or not."""
         return self.cli("ps", "-a", "--format", "{{.Names}}").stdout.split()
@@ -134,15 +146,7 @@ def engine() -> Iterator[Docker]:
         try:
             for name in made.containers():  # of a session that was killed
                 made.cli("rm", "-f", name)
-            built = subprocess.run(
-                [REPOSITORY / "deploy/images/build.sh", "slot"],
-                env={**os.environ, "DOCKER_HOST": made.url, "BASE": "mmdebstrap"},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                text=True,
-                check=True,
-            )
-            made.image = built.stdout.split()[-1]
+            (made.image,) = made.build("slot")
             yield made
         finally:
             for name in made.containers():
