@@ -10,6 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
+from cloudclaw_pool_manager.backends.containers.slot import ContainerSlot
+from cloudclaw_pool_manager.backends.docker import DockerPool
 from cloudclaw_pool_manager.ports.backend import SlotFailedError, SlotPhase
 from tests.support import slots
 from tests.support.engine import Docker
@@ -45,6 +47,52 @@ async def test_a_foreign_container_with_a_slots_name_is_not_removed(node: Node, 
     finally:
         docker.cli("rm", "-f", name(0))
     assert (await (await pool.provision(0)).status()).phase is SlotPhase.IDLE
+
+
+async def test_a_container_that_only_inherits_our_labels_is_not_ours(node: Node, docker: Docker, name: Name) -> None:
+    """Somebody looks into a copy of a slot."""
+    first = node.pool()
+    await first.provision(0)
+    docker.cli("commit", "--pause=false", name(0), "claw-test-copy")
+    docker.cli(
+        "run", "-d", "--name", "claw-copy", "--entrypoint", "sleep", "--network", "none", "claw-test-copy", "600"
+    )
+    try:
+        labels = docker.cli("inspect", "-f", "{{json .Config.Labels}}", "claw-copy").stdout
+        assert labels == docker.cli("inspect", "-f", "{{json .Config.Labels}}", name(0)).stdout
+        await first.close()
+        second = node.pool(incarnation=2)
+        (adopted,) = await second.adopt()
+        docker.cli("kill", "claw-copy")
+        docker.cli("pause", name(0))  # of two events the second
+        with pytest.raises(SlotFailedError, match=f"{name(0)} was paused"):
+            await slots.until(adopted, lambda status: False)
+        await second.destroy(adopted)
+        assert docker.containers() == ["claw-copy"]
+    finally:
+        docker.cli("rm", "-f", "claw-copy")
+        docker.cli("rmi", "claw-test-copy")
+
+
+async def test_late_news_of_a_slots_last_container_do_not_end_the_next_one(
+    node: Node, docker: Docker, name: Name
+) -> None:
+    pool = node.pool()
+    assert isinstance(pool, DockerPool)
+    old = await pool.provision(0)
+    old_id = docker.cli("inspect", "-f", "{{.Id}}", name(0)).stdout.strip()
+    await pool.destroy(old)
+    new = await pool.provision(0)
+    assert isinstance(new, ContainerSlot)
+    pool._sick(old_id, name(0), "died")
+    assert (await slots.run(node, new, "echo", "on")).stdout == b"on\n"
+    pool._sick(new.container, name(0), "died")
+    assert new.lost
+    await pool.close()
+    # Whoever adopts it knows its id, too.
+    (adopted,) = await node.pool(incarnation=2).adopt()
+    assert isinstance(adopted, ContainerSlot)
+    assert adopted.container == new.container != old_id
 
 
 async def test_two_nodes_share_an_engine(node: Node, docker: Docker) -> None:

@@ -22,7 +22,7 @@ from cloudclaw_pool_manager.backends.containers.engine import Container, Engine
 from cloudclaw_pool_manager.backends.containers.events import Watcher
 from cloudclaw_pool_manager.backends.containers.slot import ContainerSlot
 from cloudclaw_pool_manager.backends.layout import SlotFiles, System
-from cloudclaw_pool_manager.backends.pool import SupervisedPool, number_of
+from cloudclaw_pool_manager.backends.pool import SupervisedPool
 from cloudclaw_pool_manager.ports.backend import FencedIncarnationError, Slot, SlotFailedError
 from cloudclaw_supervisor import boot
 
@@ -71,19 +71,22 @@ class DockerPool(SupervisedPool[ContainerSlot]):
     async def adopt(self) -> Sequence[Slot]:
         owner = await self._begin()
         found: list[Slot] = []
-        paused = {container.name for container in await self._listed(owner) if container.state == "paused"}
+        listed = {container.name: container for container in await self._listed(owner)}
         for number in await asyncio.to_thread(self._numbers):
             files = self._files(number)
+            container = listed.get(owner.name(files.name))
             error: SlotFailedError | None = SlotFailedError("its container is paused")
-            if owner.name(files) not in paused:
+            if container is None or container.state != "paused":
                 slot = self._slot(number)
                 error = await self._try_adopt(slot)
                 if error is None:
+                    if container is not None and container.pid == slot.pid:
+                        slot.container = container.id
                     found.append(slot)
                     continue
             _log.info("slot.cleaned", slot=files.name, error=str(error))
             await self._clean(number)
-        kept = {owner.name(self._files(number_of(slot.name))) for slot in found}
+        kept = {owner.name(slot.name) for slot in found}
         for container in await self._listed(owner):
             if container.name not in kept:
                 _log.info("container.removed", container=container.name, state=container.state)
@@ -117,12 +120,13 @@ class DockerPool(SupervisedPool[ContainerSlot]):
         files, uid = self._files(number), self._config.uid_base + number
         lock = await asyncio.to_thread(spawn.try_lock, files)
         try:
-            await self._remove_container(owner.name(files))
+            await self._remove_container(owner.name(files.name))
             await asyncio.to_thread(spawn.clean, files, NoGroups())
             await asyncio.to_thread(files.create_control, uid)
-            with await asyncio.to_thread(handover.Handover, files, uid) as meeting:
+            meeting = await asyncio.to_thread(handover.Handover, files, uid)
+            try:
                 container = await self._engine.create(
-                    owner.name(files), spec.container(self._docker, owner, files, uid)
+                    owner.name(files.name), spec.container(self._docker, owner, files, uid)
                 )
                 await self._engine.start(container)
                 started = await self._engine.inspect(container)
@@ -133,9 +137,11 @@ class DockerPool(SupervisedPool[ContainerSlot]):
                 except SlotFailedError as error:
                     words = await self._engine.last_words(container)
                     raise SlotFailedError(f"{error}: {words}" if words else str(error)) from error
+            finally:
+                await asyncio.to_thread(meeting.close)
         finally:
             os.close(lock)  # the supervisor has its own copy
-        return self._slot(number)
+        return self._slot(number, container)
 
     async def _end(self, slot: ContainerSlot, number: int) -> None:
         await slot.kill()
@@ -150,7 +156,7 @@ class DockerPool(SupervisedPool[ContainerSlot]):
         assert self._owner is not None
         files = self._files(number)
         try:
-            await self._remove_container(self._owner.name(files))
+            await self._remove_container(self._owner.name(files.name))
         except UnavailableError as error:
             # Its processes are gone, or their lock tells below; the next start of this slot removes what is left.
             _log.warning("container.left", slot=files.name, error=str(error))
@@ -165,7 +171,7 @@ class DockerPool(SupervisedPool[ContainerSlot]):
         found = await self._engine.inspect(name)
         if found is None:
             return
-        if found.labels.get(spec.IDENTITY) != self._owner.identity:
+        if not self._owner.made(found.name, found.labels):
             raise SlotFailedError(f"a container that is not ours is called {name}; remove it, or rename it")
         await self._engine.remove(found.id)
 
@@ -203,10 +209,9 @@ class DockerPool(SupervisedPool[ContainerSlot]):
         finally:
             os.close(pidfd)
 
-    def _slot(self, number: int) -> ContainerSlot:
-        return ContainerSlot(
-            self._docker, self._files(number), self._config.uid_base + number, lambda: self._fate(number)
-        )
+    def _slot(self, number: int, container: str = "") -> ContainerSlot:
+        files, uid = self._files(number), self._config.uid_base + number
+        return ContainerSlot(self._docker, files, uid, lambda: self._fate(number), container)
 
     async def _begin(self) -> spec.Owner:
         """Once: the slots' directory, whose they are, and the watch over their containers."""
@@ -224,17 +229,17 @@ class DockerPool(SupervisedPool[ContainerSlot]):
     async def _listed(self, owner: spec.Owner) -> list[Container]:
         """Our containers; none while the engine is away, since it has none to remove either."""
         try:
-            return await self._engine.labelled(owner.label)
+            return [one for one in await self._engine.labelled(owner.label) if owner.made(one.name, one.labels)]
         except UnavailableError as error:
             _log.warning("docker.away", error=str(error))
             return []
 
     # What happens to containers behind our back
 
-    def _sick(self, name: str, what: str) -> None:
-        assert self._owner is not None
+    def _sick(self, container: str, name: str, what: str) -> None:
         for slot in self._slots.values():
-            if self._owner.name(self._files(number_of(slot.name))) == name:
+            # By id where that is known: news of a slot's last container may come when it has the next one already.
+            if container == slot.container or (not slot.container and name == self._name(slot)):
                 slot.sicken(f"the container {name} {what}")
 
     def _look(self) -> None:
@@ -247,20 +252,24 @@ class DockerPool(SupervisedPool[ContainerSlot]):
         assert self._owner is not None
         before = list(self._slots.values())
         try:
-            states = {found.name: found.state for found in await self._engine.labelled(self._owner.label)}
+            found = await self._engine.labelled(self._owner.label)
         except (UnavailableError, SlotFailedError) as error:
             _log.warning("docker.away", error=str(error))
             return
+        states = {key: one.state for one in found for key in (one.id, one.name)}
         for slot in before:
-            name = self._owner.name(self._files(number_of(slot.name)))
-            state = states.get(name, "removed")
+            state = states.get(slot.container or self._name(slot), "removed")
             if state != "running":
-                slot.sicken(f"the container {name} was {state}")
+                slot.sicken(f"the container {self._name(slot)} was {state}")
+
+    def _name(self, slot: ContainerSlot) -> str:
+        assert self._owner is not None
+        return self._owner.name(slot.name)
 
     async def _fate(self, number: int) -> str:
         """Why a container ended, once the engine knows."""
         assert self._owner is not None
-        name = self._owner.name(self._files(number))
+        name = self._owner.name(self._files(number).name)
         try:
             async with asyncio.timeout(_FATE_WITHIN):
                 while (found := await self._engine.inspect(name)) is not None:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import requests
 from docker import APIClient
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from urllib3.exceptions import ReadTimeoutError
 
 from cloudclaw.errors import PreconditionError, UnavailableError
 from cloudclaw_pool_manager.ports.backend import SlotFailedError
@@ -45,21 +46,22 @@ class Container:
 
 
 class Engine:
-    """One client of one engine, made when it is first needed.
+    """One client of one engine, made when it is first needed, and anew once the engine did not answer: one that comes
+    back may be of another release, and speak another version of its API.
 
     Every method raises `UnavailableError(reason="ENGINE_AWAY")` when the engine does not answer, and
     `SlotFailedError` when it refuses.
 
     Args:
         url: the engine's socket.
-        timeout: seconds that an answer may take.
+        timeout: seconds that an answer may take, each part of it, and that events may stay away.
     """
 
     def __init__(self, url: str, timeout: float):
         self._url = url
         self._timeout = timeout
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="docker")
-        self._making = threading.Lock()
+        self._lock = threading.Lock()  # never held while something is waited for
         self._made: Any = None
 
     async def info(self) -> Mapping[str, Any]:
@@ -126,38 +128,67 @@ class Engine:
             return ""
         return " ".join(text.decode(errors="replace").strip().splitlines()[-1:])
 
-    def events(self, label: str) -> Iterator[Mapping[str, Any]]:
-        """Events of containers with `label`, as they come; `close` of the iterator ends it. Blocking."""
-        try:
-            stream: Iterator[Mapping[str, Any]] = self._client().events(
-                decode=True, filters={"type": "container", "label": label}
-            )
-        except (DockerException, requests.exceptions.RequestException, OSError) as error:
-            raise self._translated(error) from error
-        return stream
+    def events(self, label: str) -> Events:
+        """Events of containers with `label` from now on. Blocking."""
+
+        def listen() -> Events:
+            client = self._new_client()
+            try:
+                self._forget(unless=client.api_version)  # events end when the engine does
+                stream = client.events(decode=True, filters={"type": "container", "label": label})
+            except BaseException:
+                client.close()
+                raise
+            return Events(client, stream)
+
+        return self._translating(listen)
 
     async def close(self) -> None:
         """End the client; calls that are under way may go on for their timeout."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        made, self._made = self._made, None
-        if made is not None:
-            await asyncio.to_thread(made.close)
+        await asyncio.to_thread(self._forget)
 
     async def _ask(self, call: Callable[[Any], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._threads, functools.partial(self._call, call))
 
     def _call(self, call: Callable[[Any], _T]) -> _T:
         try:
-            return call(self._client())
+            return self._translating(lambda: call(self._client()))
+        except UnavailableError:
+            self._forget()
+            raise
+
+    def _translating(self, call: Callable[[], _T]) -> _T:
+        try:
+            return call()
         except (DockerException, requests.exceptions.RequestException, OSError) as error:
             raise self._translated(error) from error
 
     def _client(self) -> Any:
+        """The one that calls share."""
         self._knock()
-        with self._making:
-            if self._made is None:
-                self._made = APIClient(base_url=self._url, version="auto", timeout=self._timeout)
-            return self._made
+        made = self._made
+        if made is None:
+            new = self._new_client()
+            with self._lock:
+                made = self._made = self._made or new
+            if made is not new:
+                new.close()
+        return made
+
+    def _new_client(self) -> Any:
+        """Asks for the engine's version. Of several threads that do so at once each waits for itself alone."""
+        self._knock()
+        return _Client(base_url=self._url, version="auto", timeout=self._timeout)
+
+    def _forget(self, unless: str = "") -> None:
+        """Ask for the engine's version again with the next call, `unless` that is what the calls speak."""
+        with self._lock:
+            made = self._made
+            if made is None or made.api_version == unless:
+                return
+            self._made = None
+        made.close()
 
     def _knock(self) -> None:
         """Raise OSError when nobody listens: the SDK leaves a socket open for each time that it finds out."""
@@ -178,6 +209,34 @@ class Engine:
         return UnavailableError(
             f"the Docker engine at {self._url} does not answer: {_short(error)}", reason="ENGINE_AWAY"
         )
+
+
+class Events:
+    """A stream of events, as the engine's API describes them. It ends when the engine has said nothing for its timeout:
+    a connection whose other end is gone without a word looks the same."""
+
+    def __init__(self, client: Any, stream: Any):
+        self._client = client
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[Mapping[str, Any]]:
+        with contextlib.suppress(ReadTimeoutError):
+            yield from self._stream
+
+    def close(self) -> None:
+        """Hang up; a thread that waits for the next event finds the end."""
+        with contextlib.suppress(Exception):  # the SDK digs for the socket, which may be gone
+            self._stream.close()
+        self._client.close()
+
+
+class _Client(APIClient):  # type: ignore[misc]
+    """The SDK's, which waits for events without a limit."""
+
+    def send(self, request: Any, **options: Any) -> Any:
+        if options.get("timeout") is None:
+            options["timeout"] = self.timeout
+        return super().send(request, **options)
 
 
 class _ImageMissingError(SlotFailedError):

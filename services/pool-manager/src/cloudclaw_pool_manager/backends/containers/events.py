@@ -11,7 +11,7 @@ from typing import Any, Final
 import structlog
 
 from cloudclaw.errors import UnavailableError
-from cloudclaw_pool_manager.backends.containers.engine import Engine
+from cloudclaw_pool_manager.backends.containers.engine import Engine, Events
 from cloudclaw_pool_manager.ports.backend import SlotFailedError
 
 _log = structlog.get_logger()
@@ -27,7 +27,7 @@ class Watcher:
     """Follows the events of containers with a label.
 
     Args:
-        on_sick: called on the event loop with a container's name and what became of it.
+        on_sick: called on the event loop with a container's id, its name, and what became of it.
         on_connected: called on the event loop whenever the stream begins: look what was missed.
     """
 
@@ -35,7 +35,7 @@ class Watcher:
         self,
         engine: Engine,
         label: str,
-        on_sick: Callable[[str, str], None],
+        on_sick: Callable[[str, str, str], None],
         on_connected: Callable[[], None],
     ):
         self._engine = engine
@@ -44,7 +44,7 @@ class Watcher:
         self._on_connected = on_connected
         self._stopping = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._stream: Any = None
+        self._stream: Events | None = None
         self._thread = threading.Thread(target=self._run, name="docker events", daemon=True)
 
     def start(self) -> None:
@@ -63,21 +63,20 @@ class Watcher:
     def _hang_up(self) -> None:
         stream, self._stream = self._stream, None
         if stream is not None:
-            with contextlib.suppress(Exception):  # the SDK digs for the socket, which may be gone
-                stream.close()
+            stream.close()
 
     def _run(self) -> None:
         away = False
         while not self._stopping.is_set():
             try:
-                self._stream = self._engine.events(self._label)
+                self._stream = stream = self._engine.events(self._label)
                 if self._stopping.is_set():  # and `close` saw no stream yet
                     break
                 self._call(self._on_connected)
                 if away:
                     _log.info("docker.back")
                 away = False
-                for event in self._stream:
+                for event in stream:
                     self._tell(event)
             except Exception as error:  # noqa: BLE001 - see below
                 # Whatever the stream ends with: it is taken up again, or the pool is closing.
@@ -90,11 +89,12 @@ class Watcher:
             self._stopping.wait(AGAIN)
 
     def _tell(self, event: Mapping[str, Any]) -> None:
-        actor = event.get("Actor", {}).get("Attributes", {})
+        actor = event.get("Actor", {})
         what = SICK.get(str(event.get("Action")), "")
         if what:
-            code = actor.get("exitCode")
-            self._call(self._on_sick, str(actor.get("name", "")), f"{what} (code {code})" if code else what)
+            about = actor.get("Attributes", {})
+            what = f"{what} (code {about['exitCode']})" if about.get("exitCode") else what
+            self._call(self._on_sick, str(actor.get("ID", "")), str(about.get("name", "")), what)
 
     def _call(self, call: Callable[..., None], *arguments: object) -> None:
         assert self._loop is not None

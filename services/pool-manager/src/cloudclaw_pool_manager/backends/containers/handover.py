@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import cloudclaw_supervisor
 from cloudclaw_pool_manager.backends.layout import SlotFiles
@@ -51,10 +51,8 @@ class Handover:
             os.close(directory)
         self._path = files.control / boot.SOCKET
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Remove the socket."""
         self._listener.close()
         if self._peer is not None:
             self._peer.close()

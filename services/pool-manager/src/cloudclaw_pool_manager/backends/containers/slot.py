@@ -21,19 +21,28 @@ class ContainerSlot(BubblewrapSlot):
 
     Args:
         fate: tells what became of the container, in words; empty when that is not known.
+        container: the engine's id of it; empty while that is not known, as when the slot was adopted without an engine.
     """
 
-    def __init__(self, config: DockerConfig, files: SlotFiles, uid: int, fate: Callable[[], Awaitable[str]]):
+    def __init__(
+        self,
+        config: DockerConfig,
+        files: SlotFiles,
+        uid: int,
+        fate: Callable[[], Awaitable[str]],
+        container: str = "",
+    ):
         trees = MountedTrees(files.box, config.files_uid, uid)
         super().__init__(config, files, NoGroups(), trees, uid)
-        self._container = config
+        self.container = container
+        self._docker = config
         self._fate = fate
         self._sickened = False
 
     async def connect(self) -> None:
         await super().connect()
         try:
-            self._groups = await asyncio.to_thread(groups.groups_of, self._container, self._pid)
+            self._groups = await asyncio.to_thread(groups.groups_of, self._docker, self._pid)
         except OSError as error:
             raise SlotFailedError(f"the groups of {self.name} cannot be read: {error}") from error
 

@@ -48,9 +48,14 @@ class Owner:
         """By which the engine finds them."""
         return f"{IDENTITY}={self.identity}"
 
-    def name(self, files: SlotFiles) -> str:
-        """Of a slot's container; the engine lets no second one have it."""
-        return f"cloudclaw-{self.identity[:12]}-{files.name}"
+    def name(self, slot: str) -> str:
+        """Of the container of `slot-N`; the engine lets no second one have it."""
+        return f"cloudclaw-{self.identity[:12]}-{slot}"
+
+    def made(self, name: str, labels: Mapping[str, str]) -> bool:
+        """A container of this name and with these labels is one of ours. Labels alone do not tell: an image that
+        somebody commits from a slot hands them on."""
+        return labels.get(IDENTITY) == self.identity and name == self.name(labels.get(SLOT, ""))
 
 
 def container(config: DockerConfig, owner: Owner, files: SlotFiles, uid: int) -> dict[str, Any]:
