@@ -13,7 +13,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,8 +52,9 @@ class Docker:
         self.launch()
         self.until_up()
 
-    def launch(self, *, live_restore: bool = True) -> None:
-        """Start it. Call it in the main thread: it ends with the thread that started it."""
+    def launch(self, *, live_restore: bool = True, runtimes: Mapping[str, Path] | None = None) -> None:
+        """Start it, with further OCI runtimes by name. Call it in the main thread: it ends with the thread that started
+        it."""
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [
@@ -63,6 +64,7 @@ class Docker:
                     *("--pidfile", str(self.directory / "pid"), "--host", self.url, "--storage-driver", "overlay2"),
                     *("--bridge", "none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"),
                     f"--live-restore={str(live_restore).lower()}",
+                    *(f"--add-runtime={name}={path}" for name, path in (runtimes or {}).items()),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -39,6 +39,7 @@ async def test_it_has_nothing_that_it_does_not_need(node: Node, docker: Docker, 
     assert host["PidsLimit"] == LIMITS.pids + SUPERVISOR_PIDS
     assert host["CpuQuota"] == 2 * host["CpuPeriod"]
     assert host["RestartPolicy"]["Name"] == "no"
+    assert host["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "1m", "max-file": "1"}}
     writable = [mount["Destination"] for mount in found["Mounts"] if mount["RW"]]
     assert writable == ["/slot/ctl"]
 
