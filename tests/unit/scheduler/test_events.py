@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from cloudclaw.agents import events as agent
-from cloudclaw.agents.parser import JsonLines, StreamParser, mark
+from cloudclaw.agents.parser import MAX_LINE, JsonLines, StreamParser, mark
 from cloudclaw.coordination.memory import MemoryKeyValue
-from cloudclaw.errors import NotFoundError
+from cloudclaw.errors import NotFoundError, QuotaExceededError
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1 import task_pb2
+from cloudclaw.v1.task_pb2 import LOG_STREAM_STDERR, LOG_STREAM_STDOUT, LogChunk
+from cloudclaw_scheduler.app.held import Held
 from tests.unit.scheduler.failing import FailingObjects
 from tests.unit.scheduler.history_rig import archive
 from tests.unit.scheduler.plane import DEADLINE, Plane, duration, soon, until
@@ -239,3 +241,46 @@ async def test_without_attempts_there_is_nothing_to_see(talker: Talker) -> None:
     assert await all_of(talker, task) == []
     with pytest.raises(NotFoundError):
         await all_of(talker, "task-none")
+
+
+async def test_a_line_without_end_that_many_watch_fills_no_memory(
+    host: Host, talker: Talker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cloudclaw_scheduler.app.held.MOST", 640 << 10)
+    task = await talker.talk()
+    assignment = await host.next()
+    begun = b'{"say": "' + b"x" * (70 << 10)
+    steps = range(0, len(begun), 65_536)
+    for at in steps:
+        await host.write(assignment, at, begun[at : at + 65_536])
+    calls = [talker.stub.WatchEvents(pb.WatchEventsRequest(task_id=task, follow=True)) for _ in range(10)]
+    seen = [asyncio.ensure_future(anext(aiter(call))) for call in calls]
+    refused, _ = await asyncio.wait(seen, timeout=DEADLINE, return_when=asyncio.FIRST_COMPLETED)
+    [only] = refused
+    with pytest.raises(QuotaExceededError) as told:
+        await only
+    assert told.value.reason == "TOO_MUCH_WATCHED"
+    rest = [one for one in seen if one is not only]
+    await host.write(assignment, len(begun), b'"}\n', end=True)
+    await host.finish(assignment, log_end=len(begun) + 3)
+    assert {said(answer.event)[:11] for answer in await asyncio.gather(*rest)} == {"message xxx"}, "the others read on"
+    for call in calls:
+        call.cancel()
+    assert said((await all_of(talker, task))[0]).startswith("message xxx")
+
+
+async def test_watches_that_end_hold_nothing_more() -> None:
+    held = Held()
+    for _ in range(9):
+        with held.line("acme") as line:
+            for chunk in (b"x" * MAX_LINE, b"x", b"x" * 99, b"\n" + b"y" * MAX_LINE):
+                line.take(LogChunk(data=chunk, stream=LOG_STREAM_STDOUT))
+    lines = [held.line("acme") for _ in range(8)]
+    for line in lines:
+        line.take(LogChunk(data=b"x" * MAX_LINE, stream=LOG_STREAM_STDOUT))
+    with pytest.raises(QuotaExceededError):
+        held.line("acme").take(LogChunk(data=b"x", stream=LOG_STREAM_STDOUT))
+    held.line("other").take(LogChunk(data=b"x", stream=LOG_STREAM_STDOUT))
+    held.line("acme").take(LogChunk(data=b"x" * 99, stream=LOG_STREAM_STDERR))
+    lines[0].take(LogChunk(data=b"\n", stream=LOG_STREAM_STDOUT))
+    held.line("acme").take(LogChunk(data=b"x", stream=LOG_STREAM_STDOUT))

@@ -45,6 +45,7 @@ _BY_REASON: Final = {
     "TASK_ENDED": "`claw result TASK` shows how; `claw submit --session ID` in the same workspace goes on from it",
     "CONVERSATION_CLOSED": "it ends when all is answered; `claw events TASK --follow` shows it",
     "TOO_MANY_INPUTS": "wait until it has answered some: `claw events TASK --follow`",
+    "TOO_MUCH_WATCHED": "end other `claw events --follow` first; `claw logs TASK` shows what it writes all the same",
     "MESSAGE_ID_REUSED": "give another --message-id; this one was another message's",
     "NO_SEALING_KEY": "the operator sets one up: CLAW_SCHEDULER_SEALING__KEYS, and the same for the gateways",
     "NO_MODEL_KEY": "`claw tenant keys` lists those that there are",

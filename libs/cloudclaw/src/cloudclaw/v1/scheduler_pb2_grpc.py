@@ -209,7 +209,8 @@ class SchedulerServiceServicer(object):
 
     def WatchEvents(self, request, context):
         """One task's structured events: messages, tool calls, usage, progress. They are a view of its log, so they are as
-        durable and as ordered; what is not durable yet may be taken back by a failure, as in the log.
+        durable and as ordered; what is not durable yet may be taken back by a failure, as in the log. RESOURCE_EXHAUSTED:
+        TOO_MUCH_WATCHED, when the tenant's watches are in the middle of too many long lines.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

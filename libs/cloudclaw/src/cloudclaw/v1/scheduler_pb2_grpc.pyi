@@ -64,7 +64,8 @@ class SchedulerServiceStub:
     """
     WatchEvents: _grpc.UnaryStreamMultiCallable[_scheduler_pb2.WatchEventsRequest, _scheduler_pb2.WatchEventsResponse]
     """One task's structured events: messages, tool calls, usage, progress. They are a view of its log, so they are as
-    durable and as ordered; what is not durable yet may be taken back by a failure, as in the log.
+    durable and as ordered; what is not durable yet may be taken back by a failure, as in the log. RESOURCE_EXHAUSTED:
+    TOO_MUCH_WATCHED, when the tenant's watches are in the middle of too many long lines.
     """
     SendInput: _grpc.UnaryUnaryMultiCallable[_scheduler_pb2.SendInputRequest, _scheduler_pb2.SendInputResponse]
     """Send a message to a conversation, whether it is queued, running or parked; a parked one is woken. Idempotent by
@@ -137,7 +138,8 @@ class SchedulerServiceAsyncStub(SchedulerServiceStub):
     """
     WatchEvents: _aio.UnaryStreamMultiCallable[_scheduler_pb2.WatchEventsRequest, _scheduler_pb2.WatchEventsResponse]  # type: ignore[assignment]
     """One task's structured events: messages, tool calls, usage, progress. They are a view of its log, so they are as
-    durable and as ordered; what is not durable yet may be taken back by a failure, as in the log.
+    durable and as ordered; what is not durable yet may be taken back by a failure, as in the log. RESOURCE_EXHAUSTED:
+    TOO_MUCH_WATCHED, when the tenant's watches are in the middle of too many long lines.
     """
     SendInput: _aio.UnaryUnaryMultiCallable[_scheduler_pb2.SendInputRequest, _scheduler_pb2.SendInputResponse]  # type: ignore[assignment]
     """Send a message to a conversation, whether it is queued, running or parked; a parked one is woken. Idempotent by
@@ -255,7 +257,8 @@ class SchedulerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_scheduler_pb2.WatchEventsResponse], _abc.AsyncIterator[_scheduler_pb2.WatchEventsResponse]]:
         """One task's structured events: messages, tool calls, usage, progress. They are a view of its log, so they are as
-        durable and as ordered; what is not durable yet may be taken back by a failure, as in the log.
+        durable and as ordered; what is not durable yet may be taken back by a failure, as in the log. RESOURCE_EXHAUSTED:
+        TOO_MUCH_WATCHED, when the tenant's watches are in the middle of too many long lines.
         """
 
     @_abc_1.abstractmethod

@@ -27,6 +27,7 @@ from cloudclaw.coordination.records import AttemptEnd, AttemptState, TaskRecord
 from cloudclaw.errors import UnavailableError
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1.task_pb2 import LogChunk
+from cloudclaw_scheduler.app.held import Held, Line
 from cloudclaw_scheduler.app.lookup import Lookup
 from cloudclaw_scheduler.app.mirror import Mirror
 from cloudclaw_scheduler.app.run_events import attempt_event, event_message
@@ -93,49 +94,57 @@ class Events:
         self._tails = tails
         self._counts: OrderedDict[str, int] = OrderedDict()
         self._pace = Pace(clock)
+        self._held = Held()
 
     async def watch(self, tenant: str, task: str, first: int, authorization: str, *, follow: bool) -> Stream:
-        """The task's events from the number `first` on. Raises what a tail of its log does."""
+        """The task's events from the number `first` on. Raises what a tail of its log does, and as `Held.change`."""
         record = await self._lookup.whole(await self._lookup.task(tenant, task))
         start, before = self._skipped(record, first)
         request = pb.TailLogsRequest(task_id=task, follow=follow)
         tail = self._tails.tail(tenant, request, authorization, relayed=False, start=start)
         run: _Run | None = None
         turn = self._pace.turn(tenant)  # who watches much, or skips it, must not hold up others
-        async with aclosing(tail):
-            async for response in tail:
-                chunk = response.chunk
-                if run is None or chunk.attempt != run.attempt:
-                    run = _Run(record.plan.runtime, chunk.attempt, before)
-                if chunk.data:
-                    async for event in run.feed(chunk, turn):
+        with self._held.line(tenant) as line:
+            async with aclosing(tail):
+                async for response in tail:
+                    chunk = response.chunk
+                    if run is None or chunk.attempt != run.attempt:
+                        run = _Run(record.plan.runtime, chunk.attempt, before)
+                        line.drop()
+                    if chunk.data:
+                        line.take(chunk)
+                        async for event in run.feed(chunk, turn):
+                            if event.sequence >= first:
+                                yield event
+                        await asyncio.sleep(0)
+                    if not response.attempt_ended:
+                        continue
+                    if chunk.offset < run.fed:
+                        # Its last bytes were lost with its node, and the events that they gave are taken back.
+                        line.drop()
+                        run = await self._again(tenant, task, record.plan.runtime, run, authorization, turn, line)
+                    for event in run.close():
                         if event.sequence >= first:
                             yield event
-                    await asyncio.sleep(0)
-                if not response.attempt_ended:
-                    continue
-                if chunk.offset < run.fed:
-                    # Its last bytes were lost with its node, and the events that they gave are taken back.
-                    run = await self._again(tenant, task, record.plan.runtime, run, authorization, turn)
-                for event in run.close():
-                    if event.sequence >= first:
-                        yield event
-                end = await self._end(tenant, task, chunk.attempt)
-                before = run.before + run.count + 1
-                self._remember(end.uid, run.count + 1)
-                if before >= first:
-                    message = attempt_event(end)
-                    message.sequence = before
-                    yield message
-                run = None
+                    end = await self._end(tenant, task, chunk.attempt)
+                    before = run.before + run.count + 1
+                    self._remember(end.uid, run.count + 1)
+                    if before >= first:
+                        message = attempt_event(end)
+                        message.sequence = before
+                        yield message
+                    run = None
 
-    async def _again(self, tenant: str, task: str, runtime: str, old: _Run, authorization: str, turn: Turn) -> _Run:
+    async def _again(
+        self, tenant: str, task: str, runtime: str, old: _Run, authorization: str, turn: Turn, line: Line
+    ) -> _Run:
         """The same attempt, of which less was kept than was read: read anew to its end."""
         run = _Run(runtime, old.attempt, old.before)
         request = pb.TailLogsRequest(task_id=task, attempt=old.attempt)
         async with aclosing(self._tails.tail(tenant, request, authorization, relayed=False)) as tail:
             async for response in tail:
                 if response.chunk.data:
+                    line.take(response.chunk)
                     async for _ in run.feed(response.chunk, turn):
                         pass
         return run
