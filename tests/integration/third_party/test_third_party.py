@@ -124,7 +124,7 @@ def test_a_wrong_adapter_is_told_so_by_the_tests_of_what_it_does_wrong(package: 
 async def test_it_runs_on_a_node_and_its_events_are_told(package: Package) -> None:
     require_bubblewrap()
     async with EtcdServer() as etcd, Cluster(etcd, packages=package.site) as cluster:
-        offer = {"slots": 1, "runtimes": ["command", "owl"], "read_only_binds": [str(package.site)]}
+        offer = {"slots": 1, "runtimes": ["command", "owl", "codex"], "read_only_binds": [str(package.site)]}
         options = {"owl": {"binary": str(package.owl), "model": "barn"}}
         node = cluster.node(POOLS=json.dumps([{**offer, "runtime_options": options}]))
         await node.start()
@@ -132,11 +132,15 @@ async def test_it_runs_on_a_node_and_its_events_are_told(package: Package) -> No
 
         async def asked() -> bool:
             pools = await operator.GetPool(pool_manager_pb2.GetPoolRequest())
-            found = [one for pool in pools.pools for one in pool.capacity.runtime_status if one.runtime == "owl"]
-            assert all(one.ready or not one.reason for one in found), found
-            return [one.version for one in found if one.ready] == ["2.1.0"]
+            found = {one.runtime: one for pool in pools.pools for one in pool.capacity.runtime_status}
+            if not {"owl", "codex"} <= set(found):
+                return False
+            assert (found["owl"].ready, found["owl"].version) == (True, "2.1.0"), found
+            assert not found["codex"].ready, "its program is not there"
+            assert "codex is not there, or cannot be executed; PATH is /usr" in found["codex"].reason
+            return True
 
-        await eventually("the node has asked the owl for its version", asked)
+        await eventually("the node has asked both for their versions", asked)
         spec = task_pb2.TaskSpec(runtime="owl", prompt="Who?")
         request = scheduler_pb2.SubmitTaskRequest(spec=spec)
         task = (await cluster.scheduler.SubmitTask(request)).task.task_id

@@ -64,6 +64,7 @@ GEMINI = Agent(
         _failure("rate-limit", "rate_limit", "429, retries used up"),
         _failure("server-error", "server_error", "500, three attempts as CloudClaw sets it", maxAttempts=3),
         _failure("overloaded", "overloaded", "503, three attempts", maxAttempts=3),
+        _failure("billing", "billing", "429: the quota is used up, three attempts", maxAttempts=3),
         _failure("invalid-request", "invalid_request", "400"),
     ],
 )

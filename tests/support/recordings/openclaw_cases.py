@@ -70,6 +70,7 @@ OPENCLAW = Agent(
         Case("exec-failed", EXEC, [failing("authentication")], "`agent exec` and 401"),
         _failure("authentication", "authentication", "401"),
         _failure("billing", "billing", "429: insufficient_quota"),
+        _failure("permission", "permission", "403"),
         _failure("not-found", "not_found", "404: no such model"),
         _failure("invalid-request", "invalid_request", "400"),
         _failure("context-too-long", "context_too_long", "400: the context is too long"),

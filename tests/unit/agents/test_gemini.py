@@ -112,6 +112,7 @@ def test_its_own_limit_of_turns_is_told_as_one() -> None:
         ("authentication", ErrorKind.AUTHENTICATION),
         ("permission", ErrorKind.AUTHENTICATION),
         ("rate-limit", ErrorKind.RATE_LIMIT),
+        ("billing", ErrorKind.AUTHENTICATION),
         ("overloaded", ErrorKind.OVERLOADED),
         ("server-error", ErrorKind.SERVER),
         ("invalid-request", ErrorKind.REJECTED),

@@ -106,6 +106,7 @@ def test_a_failure_in_a_later_turn_keeps_what_came_before() -> None:
     [
         ("authentication", ErrorKind.AUTHENTICATION),
         ("billing", ErrorKind.AUTHENTICATION),
+        ("permission", ErrorKind.AUTHENTICATION),
         ("rate-limit", ErrorKind.RATE_LIMIT),
         ("server-error", ErrorKind.SERVER),
         ("overloaded", ErrorKind.OVERLOADED),
