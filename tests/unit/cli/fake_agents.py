@@ -96,5 +96,5 @@ class FakeAgents:
 
     async def DeleteModelKey(self, request: pb.DeleteModelKeyRequest, context: Any) -> pb.DeleteModelKeyResponse:
         if self.keys.pop((caller().tenant, request.upstream), None) is None:
-            raise NotFoundError(f"no key for {request.upstream!r}", reason="NO_MODEL_KEY")
+            raise NotFoundError(f"there is no key for {request.upstream!r}", reason="MODEL_KEY_NOT_FOUND")
         return pb.DeleteModelKeyResponse()

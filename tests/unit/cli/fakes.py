@@ -109,7 +109,7 @@ class FakeScheduler(FakeResults, FakeAgents, _Scheduler):  # type: ignore[misc]
         task.attempts.add(number=1, uid="u1", state=task_pb2.ATTEMPT_STATE_SUCCEEDED, node="node-1", exit_code=code)
         task.events.add(state=task_pb2.TASK_STATE_QUEUED, message="accepted")
         self.tasks[task_id] = task
-        self.logs[task_id, 1] = (" ".join(spec.argv) + "\n").encode()
+        self.logs[task_id, 1] = (" ".join(spec.argv or [spec.prompt]) + "\n").encode()
         return task
 
     async def GetTask(self, request: pb.GetTaskRequest, context: Any) -> pb.GetTaskResponse:

@@ -206,8 +206,8 @@ def test_json_is_the_task_its_events_and_its_result(claw: Claw) -> None:
 @pytest.mark.usefixtures("run")
 def test_raw_is_the_log(claw: Claw, services: Services) -> None:
     services.scheduler.breaks = 0
-    ran = claw("submit", "--runtime", "claude-code", "--wait", "--raw", "--prompt", "go", "--", "argument")
-    assert (ran.code, ran.out) == (0, f"{TASK}\nargument\n")
+    ran = claw("submit", "--runtime", "claude-code", "--wait", "--raw", "--prompt", "go")
+    assert (ran.code, ran.out) == (0, f"{TASK}\ngo\n")
     assert claw("submit", "--runtime", "claude-code", "--prompt", "go", "--raw").code == 2
 
 

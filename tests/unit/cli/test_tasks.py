@@ -14,7 +14,7 @@ from tests.unit.cli.fakes import Services
 
 def test_submit_prints_the_id_and_sends_the_whole_spec(claw: Claw, services: Services) -> None:
     ran = claw(
-        "submit", "--runtime", "command", "--workspace", "ws", "--workspace-mode", "fork", "--session", "s1",
+        "submit", "--runtime", "command", "--workspace", "ws", "--workspace-mode", "fork",
         "--pool", "p", "--priority", "-5", "--request-id", "r1", "--max-attempts", "4", "--timeout", "10m",
         "--queue-timeout", "1h30m", "--silence-timeout", "500ms", "--checkpoint-every", "30", "--env", "A=1=2",
         "--env", "B=", "--artifact", "*.txt", "--label", "k=v", "--memory", "64", "--cpu", "1.5",
@@ -26,7 +26,7 @@ def test_submit_prints_the_id_and_sends_the_whole_spec(claw: Claw, services: Ser
     assert request.request_id == "r1"
     assert list(spec.argv) == ["sh", "-c", "echo $A", "--output", "json"]
     assert (spec.workspace.name, spec.workspace.mode) == ("ws", task_pb2.WORKSPACE_MODE_FORK)
-    assert (spec.session_id, spec.pool, spec.priority, spec.retry.max_attempts) == ("s1", "p", -5, 4)
+    assert (spec.pool, spec.priority, spec.retry.max_attempts) == ("p", -5, 4)
     assert spec.timeouts.run.seconds == 600
     assert spec.timeouts.queue.seconds == 5400
     assert spec.timeouts.silence.ToMilliseconds() == 500

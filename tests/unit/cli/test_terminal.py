@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -15,8 +17,16 @@ from tests.unit.cli.conftest import Claw
 from tests.unit.cli.fakes import Services
 
 
-def on_a_terminal(services: Services, *arguments: str, typed: bytes = b"", **environment: str) -> str:
-    """The output of `claw` on a terminal, on which somebody types `typed`; without it nobody is there to type."""
+def _own_terminal() -> None:
+    """In the child: its standard input is the terminal whose Ctrl-C it gets."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def on_a_terminal(
+    services: Services, *arguments: str, typed: bytes = b"", once: str = "", code: int = 0, **environment: str
+) -> str:
+    """The output of `claw` on a terminal, on which somebody types `typed`, once it says `once`; without it nobody is
+    there to type. It ends with `code`."""
     ours, theirs = pty.openpty()
     base = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "TERM", "CLAW_TENANT")}
     token = Minter(services.key).mint("acme")
@@ -25,16 +35,19 @@ def on_a_terminal(services: Services, *arguments: str, typed: bytes = b"", **env
         with subprocess.Popen(
             [sys.executable, "-m", "cloudclaw.cli", *arguments],
             stdin=theirs if typed else subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=base | environment,
+            start_new_session=bool(once), preexec_fn=_own_terminal if once else None,
         ) as process:  # fmt: skip
             os.close(theirs)
-            os.write(ours, typed)
             seen = b""
             try:
+                while once.encode() not in seen:
+                    seen += os.read(ours, 4096)
+                os.write(ours, typed)
                 while piece := os.read(ours, 4096):
                     seen += piece
             except OSError:
                 pass  # how a terminal says that nobody writes to it any more
-            assert process.wait(30) == 0, seen
+            assert process.wait(30) == code, seen
     finally:
         os.close(ours)
     return seen.decode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cloudclaw.errors import PreconditionError
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1 import task_pb2
 from tests.unit.scheduler.plane import Plane, User, duration, until
@@ -250,9 +251,21 @@ async def test_explain_says_since_when_and_until_when_it_is_parked(host: Host, t
     await talker.parked(task_id)
     explained = await talker.stub.ExplainTask(pb.ExplainTaskRequest(task_id=task_id))
     assert any("Parked since" in reason and "until" in reason for reason in explained.reasons), explained.reasons
+    assert not any("FAILED" in reason for reason in explained.reasons), explained.reasons
     await talker.say(task_id, "later", delay=60)
     explained = await talker.stub.ExplainTask(pb.ExplainTaskRequest(task_id=task_id))
     assert any("accepted for later" in reason for reason in explained.reasons), explained.reasons
+
+
+async def test_a_parked_conversation_that_is_canceled_says_so_in_its_result(host: Host, talker: Talker) -> None:
+    task_id = await talker.talk()
+    await host.park(await host.next(), "c-1")
+    await talker.parked(task_id)
+    with pytest.raises(PreconditionError, match="it is parked, and waits for its user"):
+        await talker.result(task_id)
+    await talker.cancel(task_id)
+    result = await talker.result(task_id)
+    assert (result.state, result.message) == (CANCELED, "canceled by its user")
 
 
 async def test_use_counts_once_whatever_became_of_the_attempts(plane: Plane, host: Host, talker: Talker) -> None:

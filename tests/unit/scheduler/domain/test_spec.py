@@ -72,6 +72,7 @@ def test_a_full_spec_is_taken_over() -> None:
         ({"prompt": "é" * (1 << 19) + "x"}, "spec.prompt"),
         ({"runtime": "No Such"}, "spec.runtime"),
         ({"runtime": "claude-code", "argv": ()}, "spec.prompt"),
+        ({"prompt": "a\0b"}, "spec.prompt"),
         ({"pool": "../x"}, "spec.pool"),
         ({"env": {"1A": "x"}}, "spec.env"),
         ({"env": {"A-B": "x"}}, "spec.env"),
@@ -173,6 +174,7 @@ def test_limits_and_times_of_a_conversation_are_taken_over() -> None:
         ("spec.model", Draft(runtime="codex", prompt="p", model="--settings={}")),
         ("spec.model_limits.spend_usd", Draft(runtime="codex", prompt="p", limits=ModelLimits(spend_usd=-1.0))),
         ("spec.model_limits.spend_usd", Draft(runtime="codex", prompt="p", limits=ModelLimits(spend_usd=math.nan))),
+        ("spec.model_limits.spend_usd", Draft(runtime="codex", prompt="p", limits=ModelLimits(spend_usd=math.inf))),
         ("spec.conversation.idle_timeout", Draft(runtime="codex", prompt="p", conversation=True, idle_timeout=0.0)),
         (
             "spec.conversation.idle_timeout",

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import typer
-
-if TYPE_CHECKING:
-    pass
 
 _CONNECTION: Final = "Connection"
 
@@ -136,7 +134,7 @@ def _merge(context: typer.Context, values: dict[str, Any]) -> Given:
 def _run(function: Command, given: Given, values: dict[str, Any]) -> int:
     import asyncio
 
-    from cloudclaw.cli.failures import report
+    from cloudclaw.cli.failures import UNAVAILABLE, not_text, report
     from cloudclaw.cli.session import Session
     from cloudclaw.errors import CloudClawError
 
@@ -154,3 +152,11 @@ def _run(function: Command, given: Given, values: dict[str, Any]) -> int:
         return 130
     except BrokenPipeError:
         return session.output.broken_pipe()
+    except UnicodeEncodeError as e:
+        # What is sent is UTF-8; an argument that is not came as lone surrogates. What is printed never fails so.
+        return report(not_text(e), json_output=given.json, endpoint=session.endpoint_tried)
+    except OSError as e:
+        # What is expected to fail is handled where it does; what is left is the output's own: a full disk.
+        session.output.give_up()
+        sys.stderr.write(f"error: {e.strerror or e}{f': {e.filename}' if e.filename else ''}\n")
+        return UNAVAILABLE

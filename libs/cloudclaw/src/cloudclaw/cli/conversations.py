@@ -93,12 +93,19 @@ async def chat(
     A line /end closes the conversation. Without more lines (Ctrl-D) it stays as it is, for another `claw chat`. From a
     pipe, each line waits for the answer to the one before.
     """
+    from cloudclaw.cli.text import word
+    from cloudclaw.client.streams import ENDED
     from cloudclaw.errors import PreconditionError
+    from cloudclaw.v1 import task_pb2
 
     client = session.client(patience=STREAM)
     found = await client.get(task)
     if not found.spec.HasField("conversation"):
         raise PreconditionError(f"{task} is no conversation", subject=task, reason="NOT_A_CONVERSATION")
+    if found.state in ENDED and not sys.stdin.isatty():
+        # A person sees what was said, and how it ended; a program's lines would go nowhere.
+        state = word(task_pb2.TaskState.Name(found.state), "TASK_STATE_")
+        raise PreconditionError(f"{task} has ended: {state}", subject=task, reason="TASK_ENDED")
     return await _Chat(session, client, task, end=end, full=full).run(since)
 
 
@@ -124,14 +131,20 @@ class _Chat:
             if talking.done() and await talking:
                 await showing  # closed: it ends by itself
             if not showing.done():
-                self._session.output.remark(f"{self._task_id} stays open; `claw chat {self._task_id}` goes on")
+                self._stays_open()
                 return 0
             await showing
+        except asyncio.CancelledError:
+            self._stays_open()
+            raise
         finally:
             for work in (talking, showing):
                 work.cancel()
             await asyncio.gather(talking, showing, return_exceptions=True)
         return await self._ended()
+
+    def _stays_open(self) -> None:
+        self._session.output.remark(f"{self._task_id} stays open; `claw chat {self._task_id}` goes on")
 
     async def _ended(self) -> int:
         from cloudclaw.cli.failures import TASK_FAILED
@@ -222,13 +235,11 @@ def _read_lines() -> Iterator[str]:
 
 def _text(text: str | None, file: Path | None) -> str:
     """The message: given as it is, or from a file or standard input."""
+    from cloudclaw.cli.given import STANDARD_INPUT, text_of
     from cloudclaw.errors import InvalidArgumentError
 
     if text is not None and file is not None:
         raise InvalidArgumentError("give TEXT or --file, not both", field="--file")
-    if file is None and text != "-":
+    if file is None and text != STANDARD_INPUT:
         return text or ""
-    try:
-        return sys.stdin.read() if file is None or str(file) == "-" else file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidArgumentError(f"cannot read {file or 'standard input'}: {error}", field="--file") from error
+    return text_of(file or Path(STANDARD_INPUT), "TEXT" if file is None else "--file")

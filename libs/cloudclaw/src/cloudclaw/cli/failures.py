@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from typing import Final
 
@@ -36,8 +37,12 @@ _BY_REASON: Final = {
     "TOKEN_EXPIRED": "ask for a new token; `claw token create` makes one for development",
     "TOKEN_BAD_SIGNATURE": "the token belongs to another installation; see CLAW_TOKEN and CLAW_ENDPOINT",
     "TOKEN_UNKNOWN_KEY": "the token belongs to another installation; see CLAW_TOKEN and CLAW_ENDPOINT",
+    "WRONG_TENANT": "use a token of that tenant, or another --tenant or CLAW_TENANT",
+    "NO_NODE": "",
+    "MODEL_KEY_NOT_FOUND": "`claw tenant keys` lists those that there are",
     "ROLE_REQUIRED": "use a token with that role: `claw token create --role operator …`",
-    "TASK_NOT_ENDED": "wait for it with `claw logs --follow TASK`, or see `claw explain TASK`",
+    "TASK_NOT_ENDED": "follow it with `claw logs --follow TASK`, an agent with `claw events --follow TASK`; or see"
+    " `claw explain TASK`",
     "WRITER_BUSY": "`claw ws ls` shows who writes; try again when they have finished",
     "NO_CONSUMER": "`claw consumers ls` lists them; `claw results NAME` makes one",
     "TASK_NOT_RUNNING": "see `claw get TASK`; only what runs has something to keep",
@@ -48,7 +53,7 @@ _BY_REASON: Final = {
     "TOO_MUCH_WATCHED": "end other `claw events --follow` first; `claw logs TASK` shows what it writes all the same",
     "MESSAGE_ID_REUSED": "give another --message-id; this one was another message's",
     "NO_SEALING_KEY": "the operator sets one up: CLAW_SCHEDULER_SEALING__KEYS, and the same for the gateways",
-    "NO_MODEL_KEY": "`claw tenant keys` lists those that there are",
+    "NO_ARTIFACT": "`claw artifact ls TASK` lists those that there are",
     "NO_SUCH_RUNTIME": "give one of these as --runtime, or another --pool; `claw pool get` shows all (role operator)",
     "QUOTA_EXCEEDED": "end or delete something first, or ask for more",
 }
@@ -56,7 +61,12 @@ _BY_CODE: Final = {
     "NOT_FOUND": "`claw ls` lists tasks, `claw ws ls` workspaces; things of other tenants are not found",
     "UNAUTHENTICATED": "see CLAW_TOKEN; `claw token create` makes a token for development",
     "PERMISSION_DENIED": "use a token with the role that it takes",
+    "UNIMPLEMENTED": "another service answers there, or another version; --endpoint or CLAW_ENDPOINT names a scheduler",
 }
+
+
+_TRIED: Final = re.compile(r"ipv[46]:(\S+?:\d+):")
+"""The address in gRPC's words for a connection that failed."""
 
 
 def exit_code(error: CloudClawError) -> int:
@@ -73,21 +83,40 @@ def report(error: CloudClawError, *, json_output: bool, endpoint: str) -> int:
         sys.stderr.write(clean_json(json.dumps({"error": fields}, ensure_ascii=False)) + "\n")
         return exit_code(error)
     sys.stderr.write(f"error: {clean(_message(error, endpoint))}\n")
-    hint = _BY_REASON.get(error.reason) or _BY_CODE.get(error.code) or _hint(error)
+    hint = _BY_REASON.get(error.reason, _BY_CODE.get(error.code, _hint(error, endpoint)))
     if hint:
         sys.stderr.write(f"  {hint}\n")
     return exit_code(error)
 
 
+def not_text(error: UnicodeEncodeError) -> InvalidArgumentError:
+    """What to say of an argument that holds bytes which are no UTF-8."""
+    given = error.object.encode("utf-8", "surrogateescape")
+    return InvalidArgumentError(f"not UTF-8 text: {given[:80]!r}", field="ARGUMENTS")
+
+
 def _message(error: CloudClawError, endpoint: str) -> str:
     if error.code == "UNAVAILABLE" and "failed to connect" in error.message:
-        return f"nothing answers at {endpoint}"
+        return f"nothing answers at {_address(error, endpoint) or endpoint}"
+    if error.code == "UNAVAILABLE" and "errors resolving" in error.message:
+        return f"{endpoint!r} leads nowhere: no such host is known; write host:port"
     if isinstance(error, InvalidArgumentError) and error.field:
         return f"{error.field}: {error.message}"
     return error.message
 
 
-def _hint(error: CloudClawError) -> str:
+def _address(error: CloudClawError, endpoint: str) -> str:
+    """Where nothing answered, if that is another service than the one at `endpoint`; what was tried is in the words."""
+    tried = _TRIED.search(error.message)
+    return tried[1] if tried and tried[1].rpartition(":")[2] != endpoint.rpartition(":")[2] else ""
+
+
+def _hint(error: CloudClawError, endpoint: str) -> str:
+    if error.code == "UNAVAILABLE" and _address(error, endpoint):
+        return (
+            "the workspace service is looked for two ports after the scheduler, and a node where it says it is;"
+            " --workspace-endpoint or CLAW_WORKSPACE_ENDPOINT names another place"
+        )
     if error.code == "UNAVAILABLE":
         return "is it running? `claw dev` starts one on this machine; --endpoint or CLAW_ENDPOINT says where it is"
     request = error.metadata.get("request_id", "")

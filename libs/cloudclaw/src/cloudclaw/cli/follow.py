@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from cloudclaw.cli.runs import RunView, usage_words
@@ -122,16 +122,23 @@ class Watcher:
         )
 
 
+@contextmanager
+def goes_on(session: Session, task_id: str, command: str) -> Iterator[None]:
+    """Say at Ctrl-C that only the watching ends, and which `command` goes on with it."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        session.output.remark(f"{task_id} goes on; `{command}` shows it again, `claw cancel {task_id}` ends it")
+        raise
+
+
 async def run_to_end(session: Session, client: AsyncClient, task_id: str, *, full: bool = False) -> task_pb2.Result:
     """Show a task's events to its end, then what came of it."""
-    try:
+    with goes_on(session, task_id, f"claw events {task_id} --follow"):
         async with aclosing(Watcher(session, task_id, full=full).show()) as events:
             async for _ in events:
                 pass
         await client.wait(task_id)
-    except asyncio.CancelledError:
-        session.output.remark(f"{task_id} goes on; `claw events {task_id} --follow` shows it again")
-        raise
     result = await client.result(task_id)
     if session.output.json:
         session.output.message(result)
@@ -189,6 +196,9 @@ def hint_for(result: task_pb2.Result) -> str:
         task_pb2.END_REASON_MODEL_AUTHENTICATION: "`claw tenant keys` shows which keys there are; "
         "`claw tenant set-key UPSTREAM` sets one",
         task_pb2.END_REASON_MODEL_NOT_FOUND: "`--model` names another",
+        task_pb2.END_REASON_RUN_TIMEOUT: "`--timeout` is the limit",
+        task_pb2.END_REASON_SILENCE_TIMEOUT: "`--silence-timeout` is the limit",
+        task_pb2.END_REASON_QUEUE_TIMEOUT: "`--queue-timeout` is the limit",
         task_pb2.END_REASON_TURN_LIMIT: "`--max-turns` is the limit",
         task_pb2.END_REASON_REQUEST_LIMIT: "`--max-requests` is the limit",
         task_pb2.END_REASON_TOKEN_LIMIT: "`--max-tokens` is the limit",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import time
@@ -30,6 +31,17 @@ _STYLES: Final = {
 }
 PROGRESS_AFTER: Final = 1.0
 """Seconds that something may take before its progress is shown."""
+
+
+def open_streams() -> None:
+    """Make standard output and error take any text: what their encoding cannot say is written as `\\u2192`, and what
+    is closed swallows it."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open until the process ends
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class Output:
@@ -100,11 +112,15 @@ class Output:
         """The same as something to lay out with others."""
         from rich.table import Table
 
+        cells = [[_cell(value) for value in row] for row in rows]
+        first = max((row[0].cell_len for row in cells), default=0)
+
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-        for column in columns:
-            table.add_column(column, no_wrap=True)
-        for row in rows:
-            table.add_row(*(_cell(value) for value in row))
+        for index, column in enumerate(columns):
+            # The first names the thing, for the next command: it is never cut, however narrow the terminal.
+            table.add_column(column, no_wrap=True, min_width=first if index == 0 else None)
+        for row in cells:
+            table.add_row(*row)
         return table
 
     def record(self, values: dict[str, object]) -> None:
@@ -125,8 +141,12 @@ class Output:
 
     def broken_pipe(self) -> int:
         """The reader has gone (`claw ls | head`): end quietly, as other tools do."""
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        self.give_up()
         return 141
+
+    def give_up(self) -> None:
+        """Standard output takes nothing more: what is buffered for it goes nowhere, not into a second failure."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Progress:

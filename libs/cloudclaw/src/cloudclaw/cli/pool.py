@@ -142,7 +142,7 @@ async def _managers(session: Session, node: str) -> dict[str, Pool]:
     known = {n.node: n.address for n in status.nodes if n.connected}
     if node and node not in known:
         listed = ", ".join(sorted(known)) or "none is connected"
-        raise NotFoundError(f"no node {node!r}; there are: {listed}")
+        raise NotFoundError(f"no node {node!r}; there are: {listed}", reason="NO_NODE")
     if not known:
         raise UnavailableError("no node is connected", reason="NO_NODES")
     return {name: client.pool(address) for name, address in sorted(known.items()) if node in ("", name)}

@@ -16,7 +16,11 @@ from cloudclaw.errors import PermissionDeniedError, UnauthenticatedError
 if TYPE_CHECKING:
     from cloudclaw.cli.command import Given
     from cloudclaw.client import AsyncClient
+    from cloudclaw.client.retry import OnWait
+    from cloudclaw.errors import UnavailableError
 
+AWAY_AFTER: Final = 2.0
+"""Seconds that a service may be away before somebody who waits is told."""
 DEFAULT_ENDPOINT: Final = "127.0.0.1:7401"
 ONE_CALL: Final = 3.0
 STREAM: Final = 120.0
@@ -88,9 +92,26 @@ class Session:
             workspace_endpoint=given.workspace_endpoint or self._local_workspace(),
             tls=self._tls(),
             patience=patience,
+            on_wait=self._away(endpoint, patience),
         )
         self._clients.append(client)
         return client
+
+    def _away(self, endpoint: str, patience: float) -> OnWait | None:
+        """Says once in an outage that it is waited for; not of one that is over within moments."""
+        if patience <= ONE_CALL:
+            return None
+        told = False
+
+        def away(error: UnavailableError, seconds: float) -> None:
+            nonlocal told
+            if seconds < AWAY_AFTER:
+                told = False
+            elif not told:
+                told = True
+                self.output.remark(f"{endpoint} does not answer; trying again for {patience:.0f} s (Ctrl-C stops)")
+
+        return away
 
     def _token(self, endpoint: str, *, operator: bool) -> str:
         token = self.given.token
@@ -99,6 +120,8 @@ class Session:
         if not token:
             raise UnauthenticatedError("no token", reason="TOKEN_MISSING")
         token = token.strip()
+        if not (token.isascii() and token.isprintable()):
+            raise UnauthenticatedError("the token is not a JWT: it is not one line of ASCII", reason="TOKEN_MALFORMED")
         if self.given.tenant:
             claimed = _tenant_of(token)
             if claimed != self.given.tenant:

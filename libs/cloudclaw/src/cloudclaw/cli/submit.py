@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from cloudclaw.cli.command import command
-from cloudclaw.cli.follow import run_to_end
+from cloudclaw.cli.follow import goes_on, run_to_end
 from cloudclaw.cli.session import STREAM, Session
 
 if TYPE_CHECKING:
     from cloudclaw.client import AsyncClient
     from cloudclaw.v1 import task_pb2
+
+
+_COUNT: Final = 2**31 - 1
 
 
 def register(app: typer.Typer) -> None:
@@ -78,10 +81,19 @@ async def submit(
     if (park_after or idle_timeout) and not conversation:
         raise InvalidArgumentError("goes with --conversation", field="--park-after" if park_after else "--idle-timeout")
     text = _prompt(prompt, prompt_file)
-    if not argv and not text and runtime == "command":
-        raise InvalidArgumentError("give a command after `--`, as in `claw submit -- echo hello`", field="ARGV")
-    if not argv and not text and not conversation:
-        raise InvalidArgumentError(f"say what {runtime} is to do: --prompt TEXT or --prompt-file F", field="--prompt")
+    _check_fit(runtime, argv, text, session_id, conversation=conversation)
+    _check_sizes(
+        {
+            "--max-turns": (max_turns, _COUNT),
+            "--max-requests": (max_requests, _COUNT),
+            "--max-tokens": (max_tokens, _COUNT << 10),
+            "--max-spend": (max_spend, 1e12),
+            "--max-attempts": (max_attempts, _COUNT),
+            "--priority": (priority, _COUNT),
+            "--memory": (memory, _COUNT),
+            "--cpu": (cpu, 1e6),
+        }
+    )
     spec = task_pb2.TaskSpec(
         runtime=runtime,
         argv=argv or [],
@@ -128,22 +140,54 @@ async def submit(
         return 0
     if runtime == "command" or raw:
         return _code(await _log_to_end(session, client, task.task_id), own=exit_code)
-    return _code(await run_to_end(session, client, task.task_id), own=exit_code)
+    result = await run_to_end(session, client, task.task_id)
+    if session_id and result.reason in (task_pb2.END_REASON_BAD_CONFIGURATION, task_pb2.END_REASON_START_FAILED):
+        session.output.remark(
+            "  a session is of one runtime and lies in one workspace: give --runtime and --workspace of its task"
+        )
+    return _code(result, own=exit_code)
 
 
 def _prompt(text: str | None, file: Path | None) -> str:
+    from cloudclaw.cli.given import text_of
     from cloudclaw.errors import InvalidArgumentError
 
-    if file is None:
-        return text or ""
-    if text is not None:
+    if text is None and file is None:
+        return ""
+    if text is not None and file is not None:
         raise InvalidArgumentError("give --prompt or --prompt-file, not both", field="--prompt-file")
-    try:
-        if str(file) == "-":
-            return typer.get_text_stream("stdin").read()
-        return file.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise InvalidArgumentError(f"cannot read {file}: {e}", field="--prompt-file") from e
+    option = "--prompt" if file is None else "--prompt-file"
+    said = text_of(file, option) if file is not None else text or ""
+    if not said.strip():
+        raise InvalidArgumentError("it is empty: say what the agent is to do", field=option)
+    return said
+
+
+def _check_fit(runtime: str, argv: list[str] | None, prompt: str, session: str, *, conversation: bool) -> None:
+    """Whether there is something to run, and it is of the kind that the runtime takes."""
+    from cloudclaw.errors import InvalidArgumentError
+
+    if runtime == "command":
+        for given, option in ((prompt, "--prompt"), (session, "--session")):
+            if given:
+                raise InvalidArgumentError("goes with an agent; say which, as in --runtime claude-code", field=option)
+        if not argv:
+            raise InvalidArgumentError("give a command after `--`, as in `claw submit -- echo hello`", field="ARGV")
+    elif argv:
+        raise InvalidArgumentError(
+            f"{runtime} takes a prompt and no command: --prompt TEXT, or leave --runtime out", field="ARGV"
+        )
+    elif not prompt and not conversation:
+        raise InvalidArgumentError(f"say what {runtime} is to do: --prompt TEXT or --prompt-file F", field="--prompt")
+
+
+def _check_sizes(sizes: dict[str, tuple[float, float]]) -> None:
+    """Whether each option's value fits into its field: (value, the most that it may be)."""
+    from cloudclaw.errors import InvalidArgumentError
+
+    for option, (value, most) in sizes.items():
+        if not abs(value) <= most:
+            raise InvalidArgumentError(f"must be at most {most:,}; got {value}", field=option)
 
 
 def _mode(name: str) -> task_pb2.WorkspaceMode:
@@ -167,8 +211,9 @@ async def _log_to_end(session: Session, client: AsyncClient, task_id: str) -> ta
     from cloudclaw.cli.text import clean, word
     from cloudclaw.v1 import task_pb2
 
-    await stream(session, client.tail(task_id))
-    await client.wait(task_id)
+    with goes_on(session, task_id, f"claw logs {task_id} --follow"):
+        await stream(session, client.tail(task_id))
+        await client.wait(task_id)
     result = await client.result(task_id)
     if session.output.json:
         session.output.message(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -106,7 +107,7 @@ def show_task(session: Session, task: task_pb2.Task) -> None:
             "model": task.spec.model,
             "session": task.session_id or task.spec.session_id,
             "inputs": _inputs(task),
-            "command": " ".join(task.spec.argv),
+            "command": shlex.join(task.spec.argv),
             "pool": task.pool,
             "workspace": task.workspace.name,
             "labels": " ".join(f"{key}={value}" for key, value in sorted(task.labels.items())),

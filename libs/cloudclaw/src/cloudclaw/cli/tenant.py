@@ -13,6 +13,7 @@ from cloudclaw.cli.command import command
 from cloudclaw.cli.session import Session
 
 _LONGEST_KEY: Final = 4096
+_USUAL: Final = ("anthropic", "openai", "gemini")
 _UPSTREAM = Annotated[str, typer.Argument(help="Model endpoint of the gateway: anthropic, openai, or as configured.")]
 
 
@@ -47,6 +48,9 @@ async def set_key(
         session.output.fields({"upstream": upstream})
     else:
         session.output.line(f"the key for {upstream} is set; tasks that start from now on use it")
+        if upstream not in _USUAL:
+            usual = ", ".join(_USUAL)
+            session.output.remark(f"  agents use {usual}, unless the operator's pools and gateways know {upstream}")
 
 
 async def keys(session: Session) -> None:
@@ -76,24 +80,22 @@ def _key(upstream: str, file: Path | None) -> str:
     """The key, without the end of its line. What is wrong with one is said without it."""
     import getpass
 
+    from cloudclaw.cli.given import STANDARD_INPUT, interruptible, text_of
     from cloudclaw.errors import InvalidArgumentError
 
     try:
-        if file is not None:
-            given = file.read_text("utf-8")
-        elif sys.stdin.isatty():
-            given = getpass.getpass(f"key for {upstream}: ")
+        if file is None and sys.stdin.isatty():
+            with interruptible():
+                given = getpass.getpass(f"key for {upstream}: ")
         else:
-            given = sys.stdin.readline()
-    except UnicodeDecodeError:
-        raise InvalidArgumentError("it is no text", field="--key-file") from None
-    except OSError as error:
-        raise InvalidArgumentError(f"cannot read {file}: {error.strerror}", field="--key-file") from error
+            given = text_of(file or Path(STANDARD_INPUT), "KEY" if file is None else "--key-file")
+    except EOFError:
+        given = ""
     key = given.strip()
     if not key:
         raise InvalidArgumentError("no key came; give it by --key-file or on standard input", field="KEY")
     if not (key.isascii() and key.isprintable()) or len(key) > _LONGEST_KEY:
-        raise InvalidArgumentError(f"a key is at most {_LONGEST_KEY} printable ASCII characters", field="KEY")
+        raise InvalidArgumentError(f"a key is one line of at most {_LONGEST_KEY} ASCII characters", field="KEY")
     return key
 
 

@@ -53,10 +53,11 @@ def until(moment: Timestamp, now: float) -> str:
 
 def span(seconds: float) -> str:
     """A length of time: `3ms`, `0.42s`, `12s`, `3m20s`, `5h10m`, `4d`."""
-    if 0 < seconds < 0.1:
+    if 0 < seconds < 0.0995:
         return f"{seconds * 1000:.2g}ms"
-    if seconds < 10:
+    if seconds < 9.995:
         return f"{seconds:.2f}s"
+    seconds = round(seconds)  # before it is split: there is no 5m60s
     if seconds < 60:
         return f"{seconds:.0f}s"
     if seconds < 3600:
@@ -69,6 +70,11 @@ def span(seconds: float) -> str:
 def counted(number: int, thing: str) -> str:
     """`1 file`, `2 files`."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def entries(number: int) -> str:
+    """`1 entry`, `2 entries`."""
+    return f"{number} entry" if number == 1 else f"{number} entries"
 
 
 def size(count: int) -> str:

@@ -22,7 +22,7 @@ async def put(session: Session, sources: Sequence[Path], *, replace: bool, creat
     Raises `InvalidArgumentError` when there is no source, or one is not there.
     """
     from cloudclaw.cli.archives import pack
-    from cloudclaw.cli.text import clean, size
+    from cloudclaw.cli.text import clean, entries, size
     from cloudclaw.errors import AlreadyExistsError, InvalidArgumentError
 
     *paths, last = sources
@@ -48,7 +48,7 @@ async def put(session: Session, sources: Sequence[Path], *, replace: bool, creat
     if session.output.json:
         session.output.message(snapshot)
     else:
-        session.output.line(f"{name}: {count} entries, {size(total)}, snapshot {snapshot.snapshot_id}")
+        session.output.line(f"{name}: {entries(count)}, sent in {size(total)}, snapshot {snapshot.snapshot_id}")
 
 
 async def get(session: Session, name: str, directory: Path, snapshot: str, *, outside_links: bool) -> int:
@@ -58,7 +58,7 @@ async def get(session: Session, name: str, directory: Path, snapshot: str, *, ou
     """
     from cloudclaw.cli.archives import unpack
     from cloudclaw.cli.failures import PRECONDITION
-    from cloudclaw.cli.text import clean
+    from cloudclaw.cli.text import clean, entries
     from cloudclaw.errors import PreconditionError
 
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
@@ -71,7 +71,7 @@ async def get(session: Session, name: str, directory: Path, snapshot: str, *, ou
     if session.output.json:
         session.output.fields({"directory": str(directory), "entries": count, "refused": refused})
     else:
-        session.output.line(f"{directory}: {count} entries")
+        session.output.line(f"{directory}: {entries(count)}")
         for entry in refused:
             session.output.remark(f"refused: {clean(entry)}")
     return PRECONDITION if refused else 0

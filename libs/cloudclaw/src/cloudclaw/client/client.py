@@ -13,7 +13,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from cloudclaw.client.pool import Pool
 from cloudclaw.client.results import Consumers
-from cloudclaw.client.retry import Patience
+from cloudclaw.client.retry import OnWait, Patience
 from cloudclaw.client.streams import ENDED, Events, Tail, Watch
 from cloudclaw.client.workspaces import Workspaces
 from cloudclaw.config import ClientTls
@@ -48,6 +48,7 @@ class AsyncClient:
         workspace_endpoint: str | None = None,
         tls: ClientTls | None = None,
         patience: float = DEFAULT_PATIENCE,
+        on_wait: OnWait | None = None,
     ):
         """Prepare the client; it connects at its first call.
 
@@ -57,10 +58,11 @@ class AsyncClient:
             workspace_endpoint: the workspace service's; default: the scheduler's host, two ports further.
             tls: certificates of its channels.
             patience: seconds that a call or a broken stream is tried again for while a service is away.
+            on_wait: told before each pause of these; for people who wonder.
         """
         self._token = token
         self._tls = tls
-        self._patience = Patience(patience)
+        self._patience = Patience(patience, on_wait)
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._scheduler = scheduler_pb2_grpc.SchedulerServiceStub(self._channel(endpoint))
         self.consumers = Consumers(self._scheduler, self._patience)

@@ -13,6 +13,8 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, sto
 from cloudclaw.errors import UnavailableError
 
 T = TypeVar("T")
+OnWait = Callable[[UnavailableError, float], None]
+"""Told before each pause: what the service answered, and for how many seconds it has been away."""
 
 _FIRST: Final = 0.1
 _LONGEST: Final = 2.0
@@ -25,8 +27,9 @@ class Patience:
         seconds: from the first failure to giving up; 0 gives up at once. A stream that made progress starts anew.
     """
 
-    def __init__(self, seconds: float):
+    def __init__(self, seconds: float, on_wait: OnWait | None = None):
         self.seconds = seconds
+        self._on_wait = on_wait
 
     async def call(self, make: Callable[[], Awaitable[T]]) -> T:
         """What `make()` answers, made anew while it raises `UnavailableError`."""
@@ -34,10 +37,16 @@ class Patience:
         async def once() -> T:
             return await make()
 
+        def waits(state: RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome is not None else None
+            if isinstance(error, UnavailableError):
+                self._tell(error, state.seconds_since_start or 0.0)
+
         attempts = AsyncRetrying(
             retry=retry_if_exception_type(UnavailableError),
             stop=stop_after_delay(self.seconds),
             wait=_wait,
+            before_sleep=waits,
             reraise=True,
         )
         return await attempts(once)
@@ -54,13 +63,18 @@ class Patience:
                         failing_since, failures = None, 0
                         yield message
                 return
-            except UnavailableError:
+            except UnavailableError as error:
                 now = loop.time()
                 failing_since = now if failing_since is None else failing_since
                 if now - failing_since >= self.seconds:
                     raise
+                self._tell(error, now - failing_since)
             failures += 1
             await asyncio.sleep(_pause(failures))
+
+    def _tell(self, error: UnavailableError, seconds: float) -> None:
+        if self._on_wait is not None:
+            self._on_wait(error, seconds)
 
 
 def _wait(state: RetryCallState) -> float:

@@ -47,7 +47,7 @@ def sent(
     if not task.plan.interactive:
         raise _refused(task, "NOT_A_CONVERSATION", "is no conversation: it was submitted without one")
     if task.state.ended or task.cancel_requested:
-        raise _refused(task, "TASK_ENDED", f"is {task.state if task.state.ended else 'being canceled'}")
+        raise _refused(task, "TASK_ENDED", f"has ended: {task.state}" if task.state.ended else "is being canceled")
     if task.closing:
         raise _refused(task, "CONVERSATION_CLOSED", "takes no more input: its conversation was closed")
     if task.inputs + task.later >= MAX_INPUTS and text:

@@ -292,6 +292,7 @@ def cancel_requested(task: TaskRecord, now: float, *, op_id: str, message: str =
 def canceled(task: TaskRecord, now: float, *, op_id: str, message: str = "") -> TaskRecord:
     """A QUEUED task (delayed or not) that its user canceled."""
     steps.require(task, TaskState.QUEUED)
+    message = message or "canceled by its user"
     return steps.ended(task, now, TaskState.CANCELED, EndReason.CANCELED, message, op_id)
 
 

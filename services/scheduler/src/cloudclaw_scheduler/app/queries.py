@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from typing import Final
 
 from cloudclaw.clock import Clock
-from cloudclaw.coordination.records import TaskRecord, TaskState
+from cloudclaw.coordination.records import AttemptEnd, TaskRecord, TaskState
+from cloudclaw.coordination.states import EndReason
 from cloudclaw.coordination.transactions import Versioned
 from cloudclaw_scheduler.app.mirror import Mirror
 
@@ -105,13 +106,7 @@ class Queries:
 
     def reasons(self, record: TaskRecord, waiting: Waiting, position: int) -> list[str]:
         """One sentence for each thing in the way and each attempt's end."""
-        said = [
-            f"Attempt {end.number} on {end.node} ended {end.state}"
-            + (f" ({end.reason})" if end.reason else "")
-            + (f": {end.message}." if end.message else ".")
-            for end in record.attempts
-            if end.ended
-        ]
+        said = [_end_reason(end) for end in record.attempts if end.ended]
         match waiting.kind:
             case "BACKOFF":
                 left = max(0.0, record.due - self._clock.wall())
@@ -143,6 +138,13 @@ class Queries:
             return f"No node offers the runtime {plan.runtime} in the pool {plan.pool} at the moment."
         ahead = f"{position} of the tenant's tasks go first" if position else "it is the tenant's next"
         return f"Waits for one of {sum(offering)} slots of the pool {plan.pool}; {ahead}."
+
+
+def _end_reason(end: AttemptEnd) -> str:
+    if end.reason is EndReason.PARKED:
+        return f"Attempt {end.number} on {end.node} answered all, and gave its slot back."
+    why = f" ({end.reason})" if end.reason else ""
+    return f"Attempt {end.number} on {end.node} ended {end.state}{why}" + (f": {end.message}." if end.message else ".")
 
 
 def _parked_reason(record: TaskRecord) -> str:

@@ -105,8 +105,9 @@ class Results:
     async def read(self, record: TaskRecord) -> task_pb2.Result:
         """The whole result. `PreconditionError(reason="TASK_NOT_ENDED")`, `DataLossError`, `UnavailableError`."""
         if not record.state.ended:
+            now = "it is parked, and waits for its user" if record.parked else f"it is {record.state}"
             raise PreconditionError(
-                f"{record.task} has not ended yet; it is {record.state}", subject=record.task, reason="TASK_NOT_ENDED"
+                f"{record.task} has not ended yet; {now}", subject=record.task, reason="TASK_NOT_ENDED"
             )
         result = await self._stored(record)
         _fill(result, record)

@@ -150,6 +150,8 @@ def _check_command(draft: Draft, runtime: str) -> None:
     prompt = _size(draft.prompt)
     if prompt > MAX_PROMPT_BYTES:
         raise _invalid("spec.prompt", f"must be at most {MAX_PROMPT_BYTES} bytes; got {prompt}")
+    if "\0" in draft.prompt:
+        raise _invalid("spec.prompt", "must not hold a NUL character")
 
 
 def _check_env(env: Mapping[str, str]) -> None:
@@ -210,7 +212,7 @@ def _check_model(draft: Draft, runtime: str) -> None:
         raise _invalid("spec.model", f"must not begin like an option; got {draft.model[:80]!r}")
     limits = draft.limits
     if limits is not None and not (math.isfinite(limits.spend_usd) and limits.spend_usd >= 0):
-        raise _invalid("spec.model_limits.spend_usd", f"must not be negative; got {limits.spend_usd}")
+        raise _invalid("spec.model_limits.spend_usd", f"must be a finite number from 0; got {limits.spend_usd}")
     if runtime == DEFAULT_RUNTIME:
         for name, given in (("model", draft.model), ("model_limits", limits), ("conversation", draft.conversation)):
             if given:
