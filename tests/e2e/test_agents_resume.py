@@ -6,9 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from google.protobuf.duration_pb2 import Duration
 
+from cloudclaw.clock import SystemClock
+from cloudclaw.coordination.etcd import EtcdKeyValue
+from cloudclaw.coordination.transactions import Transactions
 from cloudclaw.v1 import task_pb2
-from tests.support.agents import AGENTS, AgentStack, answered, ask, events, require_agents
+from tests.support.agents import AGENTS, AgentStack, answered, ask, events, parked, require_agents, send
 from tests.support.processes import eventually
 from tests.support.stack import Tenant
 
@@ -24,6 +28,42 @@ async def test_a_session_goes_on_elsewhere_and_no_turn_is_run_twice(tmp_path: Pa
     async with AgentStack(tmp_path, SCRIPT, nodes=2, slots=1, restart=False) as stack:
         await stack.wait_ready(runtime, nodes=2)
         await loses_its_node(stack, runtime)
+
+
+@pytest.mark.agents
+@pytest.mark.timeout(300)
+async def test_an_answer_whose_node_dies_before_it_is_parked_is_in_the_result(tmp_path: Path) -> None:
+    """Nothing follows it but the end: no other attempt has anything to say."""
+    require_agents("claude-code")
+    async with AgentStack(tmp_path, SCRIPT, nodes=2, slots=1, restart=False) as stack:
+        await stack.wait_ready("claude-code", nodes=2)
+        tenant = stack.tenant("acme")
+        talk = task_pb2.Conversation(park_after=Duration(seconds=3600))
+        task = await ask(tenant, "claude-code", "Say hello. [[scenario:hello]]", conversation=talk)
+
+        await recorded(stack, task)
+        lost = (await tenant.get(task)).attempts[-1].node
+        await stack.kill_node(lost)
+        waiting = await parked(tenant, task)
+        assert [attempt.state for attempt in waiting.attempts][:1] == [task_pb2.ATTEMPT_STATE_LOST]
+        assert await send(tenant, task, "", "bye", end=True)
+        assert (await tenant.wait(task)).state == task_pb2.TASK_STATE_SUCCEEDED
+        assert (await tenant.result(task)).final_message == "It is written."
+        assert answered(await stack.model.requests("hello")) == [0, 1], "nothing was asked twice"
+
+
+async def recorded(stack: AgentStack, task: str) -> None:
+    """Until a checkpoint holds the answer."""
+    kv = EtcdKeyValue([stack.endpoints["etcd"]], None, SystemClock())
+    try:
+
+        async def holds() -> bool:
+            found = await Transactions(kv).get_task("acme", task)
+            return found is not None and found.record.answered
+
+        await eventually("a checkpoint holds the answer", holds, 120.0)
+    finally:
+        await kv.close()
 
 
 async def checkpointed(tenant: Tenant, task: str) -> None:
