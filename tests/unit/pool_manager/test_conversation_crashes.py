@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from cloudclaw.v1 import task_pb2
@@ -170,3 +172,52 @@ async def test_a_message_that_waits_for_its_agent_on_a_drained_node_is_answered_
     await rig.gone(task)
     assert (rig.report_of(task).reason, rig.report_of(task).inputs) == (PARKED, 0)
     assert not given(sandbox)
+
+
+async def test_a_lost_answer_is_given_though_its_conversation_was_closed_meanwhile(agent_rig: Rig) -> None:
+    """The checkpoint holds the message, and the beginning of its answer alone."""
+    rig = agent_rig
+    task, sandbox = await asked(
+        rig, conversation=TALK, resumes=True, base=CHECKPOINT, session="s-0", inputs_done=1, closing=True
+    )
+    await answer(rig, sandbox, "the whole of it")
+    assert not sandbox.input_open
+    sandbox.finish(0)
+    await rig.gone(task)
+    outcome = rig.report_of(task)
+    assert (outcome.state, outcome.final_message) == (task_pb2.ATTEMPT_STATE_SUCCEEDED, "the whole of it")
+
+
+@pytest.mark.parametrize("closing", [False, True])
+async def test_what_comes_while_an_attempt_without_work_is_prepared_is_for_the_next(
+    agent_rig: Rig, closing: bool
+) -> None:
+    rig = agent_rig
+    gate = rig.workspaces.gates["checkout"] = asyncio.Event()
+    task = await rig.assign(
+        runtime="parrot", prompt="sing", conversation=TALK, resumes=True, base=CHECKPOINT, session="s-0", answered=True
+    )
+    await rig.until(lambda: "checkout" in rig.workspaces.waiting)
+    await deliver(rig, task, message(1), closing=closing)
+    gate.set()
+    await rig.gone(task)
+    assert (rig.report_of(task).reason, rig.report_of(task).inputs) == (PARKED, 0)
+    assert task.uid not in [uid for there in rig.host.alive.values() for uid in there.starts]
+
+
+async def test_one_that_goes_on_in_the_middle_of_an_answer_listens_and_is_parked_as_any_other(agent_rig: Rig) -> None:
+    """It is told no message at its start: its session holds what it is at."""
+    rig = agent_rig
+    task, sandbox = await asked(rig, conversation=LONG, resumes=True, base=CHECKPOINT, session="s-0", inputs_done=1)
+    await answer(rig, sandbox, "the rest of it")
+    await rig.until(lambda: any(report.answered for report in rig.leader.checkpoints), within=5.0)
+    last = rig.leader.checkpoints[-1]
+    assert (last.inputs, last.final_message) == (1, "the rest of it")
+    await deliver(rig, task, message(2, "b"))
+    assert given(sandbox) == [b"b\n"]
+    await answer(rig, sandbox, "and more")
+    await rig.until(lambda: not sandbox.input_open, within=70.0)
+    sandbox.finish(0)
+    await rig.gone(task)
+    outcome = rig.report_of(task)
+    assert (outcome.reason, outcome.inputs, outcome.final_message) == (PARKED, 2, "and more")

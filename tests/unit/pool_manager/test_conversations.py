@@ -114,7 +114,7 @@ async def test_a_parked_one_that_is_closed_ends_without_a_program(agent_rig: Rig
     rig = agent_rig
     task = await rig.assign(
         runtime="parrot", prompt="sing", conversation=TALK, resumes=True, base=CHECKPOINT, session="s-0", closing=True,
-        inputs_done=3,
+        inputs_done=3, answered=True,
     )  # fmt: skip
     await rig.until(lambda: any(report.uid == task.uid for report in rig.leader.reports))
     outcome = rig.report_of(task)

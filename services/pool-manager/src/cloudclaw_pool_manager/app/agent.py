@@ -124,10 +124,11 @@ class Agent:
 
     @property
     def settled(self) -> bool:
-        """There is nothing to do here for its conversation: all is answered, or nothing more comes."""
+        """There is nothing to do here for its conversation: what it goes on from holds all answers, and it was given
+        nothing more. What comes meanwhile is better answered by the next attempt than by one that is told to go on."""
         given = self._assignment
         conversation = self.adapter is not None and given.conversation is not None
-        return conversation and given.resumes and (self.closing or given.answered) and not self._pending
+        return conversation and given.resumes and given.answered and not given.inputs
 
     @property
     def waits(self) -> bool:
@@ -242,8 +243,7 @@ class Agent:
     async def _step(self, slot: Slot) -> None:
         if self._closed_at is not None:
             return
-        seen = self.transcript
-        if not seen.answered or seen.told < self._told:
+        if not self.transcript.answered or not self._all_heard:
             return
         if not self._open:
             self._closed_at = self._clock.boottime()  # it ends by itself, or is ended
@@ -275,6 +275,11 @@ class Agent:
         except InvalidArgumentError as error:
             _log.error("a message that no agent can be given is dropped", message=name, error=error.message)
         return True
+
+    @property
+    def _all_heard(self) -> bool:
+        """Its log shows whatever it was told; of what its session held before, nothing is told again."""
+        return max(self.transcript.told, self._assignment.inputs_done) >= self._told
 
     def _given(self) -> None:
         for one in self._assignment.inputs:
@@ -361,7 +366,7 @@ class Agent:
 
     def _all_answered(self) -> bool:
         seen = self.transcript
-        return seen.answered and seen.finished is not None and seen.finished.ok and seen.told >= self._told
+        return seen.answered and seen.finished is not None and seen.finished.ok and self._all_heard
 
     def _own_use(self) -> ModelUse | None:
         return None if self.use is None else self.use.since(self._assignment.model_used)
