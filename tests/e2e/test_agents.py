@@ -44,7 +44,7 @@ async def test_an_answer_comes_with_files_usage_session_and_events(stack: AgentS
     tenant = stack.tenant(f"t-{runtime}")
     await tenant.create_workspace("tree")
     task = await ask(tenant, runtime, "Say hello. [[scenario:hello]]", workspace=workspace("tree"))
-    done = await tenant.wait(task, timeout=120)
+    done = await tenant.wait(task, timeout=200)
     result = await tenant.result(task)
     assert done.state == task_pb2.TASK_STATE_SUCCEEDED, result
     assert result.final_message == "It is written."

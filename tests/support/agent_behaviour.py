@@ -12,7 +12,18 @@ from cloudclaw.agents.events import ErrorKind, Retry, ToolResult
 from cloudclaw_pool_manager.domain.attempt import KillReason
 from cloudclaw_pool_manager.ports.runtime import AgentAdapter, Input
 from tests.support import slots
-from tests.support.agent_rig import LIMITS, WORK, AgentRig, agent_rig, answers, asked, failing, playing, scenario
+from tests.support.agent_rig import (
+    LIMITS,
+    WITHIN,
+    WORK,
+    AgentRig,
+    agent_rig,
+    answers,
+    asked,
+    failing,
+    playing,
+    scenario,
+)
 from tests.support.processes import with_variable
 from tests.support.transcripts import only
 
@@ -136,7 +147,7 @@ class AgentBehaviour:
         mark = f"MARK_OF_ENDLESS_{self.program.upper()}"
         async with playing(rig, scenario({"tools": [{"bash": "echo {turn}"}], "repeat": 0})):
             run = await rig.start(self.adapter(rig), rig.request(env={mark: "1"}))
-            await run.until(lambda transcript: transcript.turns >= 4, 120)
+            await run.until(lambda transcript: transcript.turns >= 4)
             assert with_variable(mark)
             await run.kill()
         assert with_variable(mark) == []
@@ -146,7 +157,7 @@ class AgentBehaviour:
         script = scenario(*WORK["scenarios"][0]["turns"][:2], {"text": "The file is written.", "hold": "last"})
         async with playing(rig, script) as model:
             first = await rig.start(adapter, rig.request())
-            await model.wait_for(lambda requests: any(one["turn"] == 2 for one in requests), 120)
+            await model.wait_for(lambda requests: any(one["turn"] == 2 for one in requests), WITHIN)
             if self.session_files:
                 await first.wrote(self.session_files, *self.stored)
             else:
@@ -188,7 +199,7 @@ class AgentBehaviour:
     async def test_a_term_signal_is_no_success(self, rig: AgentRig) -> None:
         async with playing(rig, scenario({"hang": "before"})) as model:
             run = await rig.start(self.adapter(rig), rig.request())
-            await model.wait_for(lambda requests: bool(asked(model)), 120)
+            await model.wait_for(lambda requests: bool(asked(model)), WITHIN)
             await rig.slot.stop(run.attempt.uid, KillReason.CANCELED, 5)
             verdict = await run.ended()
         assert not verdict.succeeded

@@ -15,7 +15,7 @@ from tests.support.agent_rig import WORK, AgentRig, asked, playing, scenario
 from tests.support.require import require_root
 from tests.support.transcripts import only
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, pytest.mark.timeout(600)]
 
 TREE = {
     "workspace/CLAUDE.md": b"PROJECT-MEMORY\n",

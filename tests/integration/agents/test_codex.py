@@ -12,7 +12,7 @@ from cloudclaw_pool_manager.runtimes.codex import Codex
 from tests.support.agent_behaviour import AgentBehaviour
 from tests.support.agent_rig import AgentRig
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.agents]
+pytestmark = [pytest.mark.sandbox, pytest.mark.agents, pytest.mark.timeout(600)]
 
 
 class TestCodex(AgentBehaviour):

@@ -12,7 +12,7 @@ from cloudclaw_pool_manager.runtimes.gemini import Gemini
 from tests.support.agent_behaviour import ERRORS, AgentBehaviour
 from tests.support.agent_rig import AgentRig
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.agents]
+pytestmark = [pytest.mark.sandbox, pytest.mark.agents, pytest.mark.timeout(600)]
 
 
 class TestGemini(AgentBehaviour):

@@ -11,7 +11,7 @@ from cloudclaw_pool_manager.runtimes.openclaw import OpenClaw
 from tests.support.agent_behaviour import ERRORS, AgentBehaviour
 from tests.support.agent_rig import AgentRig
 
-pytestmark = [pytest.mark.sandbox, pytest.mark.agents]
+pytestmark = [pytest.mark.sandbox, pytest.mark.agents, pytest.mark.timeout(600)]
 
 
 class TestOpenClaw(AgentBehaviour):

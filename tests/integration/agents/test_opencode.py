@@ -14,7 +14,7 @@ from tests.support.agent_behaviour import ERRORS, AgentBehaviour, TalksWhileItRu
 from tests.support.agent_rig import WORK, AgentRig, asked, playing, scenario
 from tests.support.require import require_root
 
-pytestmark = pytest.mark.sandbox
+pytestmark = [pytest.mark.sandbox, pytest.mark.timeout(600)]
 
 
 class TestOpenCode(TalksWhileItRuns, AgentBehaviour):
