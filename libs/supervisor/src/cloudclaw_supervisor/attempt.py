@@ -216,13 +216,14 @@ class Attempt:
         if code is None:  # the first process was killed, and everything with it
             code = 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
             number = code - 128 if code > 128 else 0
-        limit = self.watch.kernel_limit() or ("disk_limit" if number == _SIGXFSZ else "")
+        by_kernel = self.watch.kernel_limit()
+        limit = by_kernel or ("disk_limit" if number == _SIGXFSZ else "")
         killed = limit if limit and self._killed in _UNSPECIFIC else self._killed
         record = {
             "code": code,
             "signal": number,
             "killed": killed,
-            "oom_killed": self.watch.oom_killed() or killed == "memory_limit",
+            "oom_killed": "memory_limit" in (by_kernel, killed),
             "log_end": self.spool.end,
             "started": self._started,
             "ended": time.time(),

@@ -6,6 +6,8 @@ write only `cgroup.procs` and the freezer of its own slot.
 
 from __future__ import annotations
 
+import os
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,11 +33,12 @@ class Groups:
         self.oom: str = config.get("oom", "")
         self.pids_events: str = config.get("pids_events", "")
         self.unified: bool = config.get("unified", self.freezer.endswith("cgroup.freeze"))
+        self._open: dict[str, int] = {}
 
-    def enter(self) -> None:
-        """Move the calling process in; its children follow."""
+    def take(self, pid: int) -> None:
+        """Move a process in; what it starts from then on is inside too."""
         for path in self.procs:
-            _write(path, b"0")
+            _write(path, b"%d" % pid)
 
     def freeze(self) -> None:
         """Ask for a freeze; `frozen` says when it is done."""
@@ -51,11 +54,18 @@ class Groups:
 
     def oom_kills(self) -> int:
         """Processes that the kernel killed here for memory, ever."""
-        return _count(self.oom, "oom_kill") if self.oom else 0
+        return self._counter(self.oom, "oom_kill") if self.oom else 0
 
     def refused_forks(self) -> int:
         """Forks that the kernel refused here for the number of processes, ever."""
-        return _count(self.pids_events, "max") if self.pids_events else 0
+        return self._counter(self.pids_events, "max") if self.pids_events else 0
+
+    def _counter(self, path: str, key: str) -> int:
+        """As `_count`, of a file that every attempt reads: it stays open."""
+        fd = self._open.get(path)
+        if fd is None:
+            fd = self._open[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return _find(os.pread(fd, 4096, 0).decode(), key)
 
 
 def _write(path: str, data: bytes) -> None:
@@ -69,7 +79,11 @@ def _read(path: str) -> str:
 
 
 def _count(path: str, key: str) -> int:
-    for line in _read(path).splitlines():
+    return _find(_read(path), key)
+
+
+def _find(text: str, key: str) -> int:
+    for line in text.splitlines():
         name, _, value = line.partition(" ")
         if name == key:
             return int(value)

@@ -61,23 +61,33 @@ class Sandbox:
         self._loop = loop
         self.status = script.StatusLines()
         self._on_ready = on_ready
-        args_fd = os.memfd_create("bwrap-args")
-        os.write(args_fd, options)
+        args_read, args = os.pipe()
         script_read, script_write = os.pipe()
         self.stdout, stdout = os.pipe()
         self._status, status = os.pipe()
         stdin, stdin_write = os.pipe()
         self.stderr, stderr = os.pipe()
-        inherited = [script_read, stdout, status, stdin, stderr, lock_fd, args_fd, seccomp_fd]
-        made = [script_read, stdout, status, stdin, stderr, args_fd]
+        inherited = [script_read, stdout, status, stdin, stderr, lock_fd, args_read, seccomp_fd]
+        made = [script_read, stdout, status, stdin, stderr, args_read, args]
         if egress:
             info, info_write = _lasting_pipe()
             block_read, block = os.pipe()
             inherited += [info_write, block_read]
             made += [info_write, block_read]
-        self.pid = os.fork()
-        if self.pid == 0:
-            _exec(bwrap, inherited, groups, open_files)
+        os.lseek(seccomp_fd, 0, os.SEEK_SET)
+        if linux.AVAILABLE:
+            linux.new_session_keyring()  # which it inherits; the next one does not
+        self.pid = _spawn(bwrap, inherited, status)
+        try:
+            # It waits for its options, so all that it makes is in the groups and has the limits.
+            groups.take(self.pid)
+            resource.prlimit(self.pid, resource.RLIMIT_CORE, (0, 0))
+            limit = min(open_files, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+            resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (limit, limit))
+            _write_whole(args, options)
+        except OSError as error:
+            self.status.messages.append(f"the sandbox could not be started: {error}")
+            os.kill(self.pid, signal.SIGKILL)  # it is reaped later
         for fd in made:
             os.close(fd)
         for fd in (script_write, stdin_write, self.stdout, self.stderr, self._status):
@@ -161,30 +171,43 @@ def _lasting_pipe() -> tuple[int, int]:
         os.close(write)
 
 
-def _exec(bwrap: str, inherited: list[int], groups: Groups, open_files: int) -> None:
-    """In the forked child: become bubblewrap. Never returns."""
-    said = 2
+def _spawn(bwrap: str, inherited: list[int], status: int) -> int:
+    """Start bubblewrap with `inherited` as descriptors 0, 1, … (-1: none there), and answer its pid.
+
+    Not by a fork: that copies this process's memory for nothing, which takes longer than all else here.
+    """
+    # Above the targets first, so that none is overwritten before it is copied.
+    copies = [
+        (fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD), at) for at, fd in enumerate(inherited) if fd >= 0
+    ]
     try:
-        # What goes wrong before bubblewrap runs is told where its own messages go.
-        said = fcntl.fcntl(inherited[2], fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD)
-        groups.enter()
-        if linux.AVAILABLE:
-            linux.new_session_keyring()
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        limit = min(open_files, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-        # The descriptors move up first, so that none is overwritten before it is copied.
-        copies = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD) for fd in inherited if fd >= 0]
-        targets = [target for target, fd in enumerate(inherited) if fd >= 0]
-        for copy, target in zip(copies, targets):  # noqa: B905 - Python 3.9 has no strict
-            os.dup2(copy, target)
-        os.lseek(command.ARGS_FD, 0, os.SEEK_SET)
-        os.lseek(command.SECCOMP_FD, 0, os.SEEK_SET)
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD):
-            signal.signal(number, signal.SIG_DFL)
-        os.execve(bwrap, ["bwrap", "--args", str(command.ARGS_FD), "--", command.INIT], {})  # noqa: S606 - that is the point
-    except BaseException as error:  # noqa: BLE001 - a forked child must not run its parent's code
-        os.write(said, f"the sandbox could not be started: {error}\n".encode())
+        return os.posix_spawn(
+            bwrap,
+            ["bwrap", "--args", str(command.ARGS_FD), "--", command.INIT],
+            {},
+            file_actions=[(os.POSIX_SPAWN_DUP2, fd, at) for fd, at in copies],
+            setsigdef=[signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD],
+        )
+    except OSError as error:
+        return _fail(status, f"the sandbox could not be started: {error}")
     finally:
-        os._exit(125)
+        for fd, _ in copies:
+            os.close(fd)
+
+
+def _fail(status: int, words: str) -> int:
+    """A process in place of bubblewrap, which tells where bubblewrap's own messages go why there is none, and ends."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(status, f"{words}\n".encode())
+        finally:
+            os._exit(125)
+    return pid
+
+
+def _write_whole(fd: int, data: bytes) -> None:
+    """Options are far smaller than a pipe, so this does not wait for their reader."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
