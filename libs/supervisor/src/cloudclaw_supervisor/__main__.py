@@ -14,29 +14,9 @@ import sys
 
 from cloudclaw_supervisor import egress, linux, protocol
 from cloudclaw_supervisor.config import Config
+from cloudclaw_supervisor.spool import make_spools
+from cloudclaw_supervisor.staging import stage
 from cloudclaw_supervisor.supervisor import Supervisor
-
-_STAGES = ("/mnt", "/srv", "/media", "/opt", "/tmp")
-
-
-def stage(config: Config) -> str:
-    """Bind the slot's skeleton and the extra directories where the slot's uid reaches them.
-
-    Runs as root in mounts of the supervisor's own, so that neither the node's directory nor a
-    template's extra directories need to be open to other users. Returns the path of the skeleton.
-    """
-    stage_dir = next(path for path in _STAGES if os.path.isdir(path))
-    linux.private_mounts()
-    # Opened before the skeleton covers `stage_dir`, in case a source lies there.
-    sources = [(os.open(source, os.O_PATH), target) for source, target in config.extra]
-    linux.mount(f"{config.directory}/box", stage_dir, linux.MS_BIND | linux.MS_REC)
-    for fd, target in sources:
-        path = stage_dir + target
-        linux.mount(f"/proc/self/fd/{fd}", path, linux.MS_BIND | linux.MS_REC)
-        read_only = linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY | linux.MS_NOSUID | linux.MS_NODEV
-        linux.mount("", path, read_only)
-        os.close(fd)
-    return stage_dir
 
 
 def drop_privileges(uid: int) -> None:
@@ -70,7 +50,7 @@ def main() -> None:
 
 def listen() -> socket.socket:
     """Make the spool and the socket in the present directory, the slot's control directory."""
-    os.mkdir(protocol.SPOOL, 0o700)
+    make_spools(protocol.SPOOL)
     # Bound by a name relative to the present directory: a socket's path is limited to 107 bytes.
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     listener.bind(f"{protocol.SOCKET}.new")

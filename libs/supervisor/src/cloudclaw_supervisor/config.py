@@ -15,8 +15,8 @@ class Config:
         hostname: the host name inside; the slot's name when not given, the one that is set already when empty.
         directory: the slot's directory, with `ctl` and `box`.
         uid: become this uid and gid before anything else; None to stay (a manager without root).
-        stage: give the supervisor mounts of its own, with `box` and the extra directories where any
-            uid reaches them (needs root and ctypes).
+        stage: give the supervisor mounts of its own, with `box` and what is read-only in it where any uid reaches
+            them, see `staging` (needs root and ctypes).
         bwrap: path of bubblewrap.
         read_only: (source, destination) pairs that every sandbox sees read-only.
         extra: the same for the template's own, whose sources the slot's uid may be unable to reach.

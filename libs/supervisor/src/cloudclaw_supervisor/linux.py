@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 
 try:
     import ctypes
@@ -20,13 +21,17 @@ except (ImportError, OSError):  # no ctypes, or no dynamic libc
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWNET = 0x40000000
-MS_RDONLY = 1
-MS_NOSUID = 2
-MS_NODEV = 4
-MS_REMOUNT = 32
 MS_BIND = 4096
 MS_REC = 16384
+MS_PRIVATE = 1 << 18
 MS_SLAVE = 1 << 19
+
+_MNT_DETACH = 2
+_UMOUNT_NOFOLLOW = 8
+_NR_MOUNT_SETATTR = 442  # the same on every architecture
+_AT_FDCWD = -100
+_AT_RECURSIVE = 0x8000
+_READ_ONLY = 0x1 | 0x2 | 0x4  # and nosuid, nodev
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
@@ -61,6 +66,25 @@ def mount(source: str, target: str, flags: int) -> None:
     """mount(2) without a file system type: binds, remounts and propagation."""
     result = _libc.mount(os.fsencode(source), os.fsencode(target), None, ctypes.c_ulong(flags), None)
     _check(result, f"mount({target!r})")
+
+
+def set_read_only(path: str) -> None:
+    """The mount at `path` and all in it: read-only, without setuid programs and devices."""
+    attributes = struct.pack("=QQQQ", _READ_ONLY, 0, 0, 0)
+    result = _libc.syscall(
+        ctypes.c_long(_NR_MOUNT_SETATTR),
+        ctypes.c_int(_AT_FDCWD),
+        os.fsencode(path),
+        ctypes.c_uint(_AT_RECURSIVE),
+        attributes,
+        ctypes.c_size_t(len(attributes)),
+    )
+    _check(result, f"mount_setattr({path!r})")
+
+
+def detach(path: str) -> None:
+    """Take away the mount at `path` from this process's own; who uses something in it may go on."""
+    _check(_libc.umount2(os.fsencode(path), _MNT_DETACH | _UMOUNT_NOFOLLOW), f"umount({path!r})")
 
 
 def set_child_subreaper() -> None:

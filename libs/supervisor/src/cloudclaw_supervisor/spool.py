@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
-import shutil
+import struct
 import time
 
 from cloudclaw_supervisor import frames
+
+_GET_FLAGS = 0x80086601
+_SET_FLAGS = 0x40086602
+_TOP_OF_HIERARCHIES = 0x00020000
+
+
+def make_spools(directory: str) -> None:
+    """Make the directory of spools, and say that those in it have nothing to do with each other (`chattr +T`).
+
+    Otherwise ext4 puts their files where those of the last attempts were a moment ago, and, without a journal, looks at
+    each of these before it makes one.
+    """
+    os.mkdir(directory, 0o700)
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        flags = bytearray(8)
+        with contextlib.suppress(OSError):  # another file system does not know the flag, and needs none
+            fcntl.ioctl(fd, _GET_FLAGS, flags)
+            (known,) = struct.unpack_from("=i", flags)
+            fcntl.ioctl(fd, _SET_FLAGS, struct.pack("=iI", known | _TOP_OF_HIERARCHIES, 0))
+    finally:
+        os.close(fd)
 
 
 class Spool:
@@ -69,7 +93,9 @@ class Spool:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-        shutil.rmtree(self.directory)
+        for name in os.listdir(self.directory):
+            os.unlink(f"{self.directory}/{name}")
+        os.rmdir(self.directory)
 
     def _rotate(self) -> None:
         os.close(self._fd)

@@ -163,7 +163,7 @@ class Workshop:
 
     def _build(self, tmp_bytes: int, writable: list[tuple[str, str]] | None = None) -> None:
         config = self._config
-        read_only = [*config.read_only, *([] if config.stage else config.extra)]
+        read_only = [] if config.stage else [*config.read_only, *config.extra]  # else they are in `root` already
         options = command.options(self._root, config.hostname, tmp_bytes, read_only, writable or [], config.egress)
         self._tmp_bytes = tmp_bytes
         self._condemned = False
