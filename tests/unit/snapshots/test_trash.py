@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from cloudclaw.snapshots import trash as module
+from cloudclaw.snapshots.engine import SnapshotEngine
+from cloudclaw.snapshots.port import HOME
 from cloudclaw.snapshots.removal import Removed
 from cloudclaw.snapshots.removal import remove as real
 from cloudclaw.snapshots.threads import Stopped
@@ -42,15 +44,27 @@ def throw(trash: Trash, folder: Path, name: str) -> None:
     trash.throw([name.encode()], threading.Event())
 
 
+async def used(manager: SnapshotEngine, uid: str) -> None:
+    """A tree in which an attempt left something, and that nobody wants."""
+    tree = await manager.checkout(TENANT, None, uid)
+    (tree.path / HOME / "left").write_text("x")
+    await manager.release(TENANT, tree, None)
+
+
 async def test_nobody_waits_for_a_removal(tmp_path: Path, gate: threading.Event) -> None:
     manager = engine(tmp_path)
     for number in range(10):
-        tree = await manager.checkout(TENANT, None, f"uid-{number}")
-        await manager.release(TENANT, tree, None)
+        await used(manager, f"uid-{number}")
     assert len(names(tmp_path / "trees" / "trash")) == 10
     gate.set()
     await manager.settled()
     assert names(tmp_path / "trees" / "trash") == []
+
+
+async def test_a_tree_in_which_nothing_was_left_is_gone_at_once(tmp_path: Path, gate: threading.Event) -> None:
+    manager = engine(tmp_path)
+    await manager.release(TENANT, await manager.checkout(TENANT, None, "uid"), None)
+    assert names(tmp_path / "trees" / "live") == names(tmp_path / "trees" / "trash") == []
 
 
 async def test_what_is_thrown_in_too_fast_is_removed_by_who_throws(tmp_path: Path, gate: threading.Event) -> None:
@@ -84,7 +98,7 @@ async def test_one_that_cannot_be_removed_does_not_hold_up_the_rest(
 async def test_closing_stops_and_leaves_the_rest_to_the_next_start(tmp_path: Path, gate: threading.Event) -> None:
     before = engine(tmp_path)
     for uid in ("a", "b"):
-        await before.release(TENANT, await before.checkout(TENANT, None, uid), None)
+        await used(before, uid)
     before.close()
     gate.set()
     await before.settled()

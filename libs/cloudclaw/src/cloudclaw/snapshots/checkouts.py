@@ -58,13 +58,14 @@ class Checkouts:
 
         def prepare(stop: threading.Event) -> bool:
             self._trash.throw(self._shelf.discard(uid), stop)
-            return base is not None and self._shelf.take(tenant, base, uid)
+            if base is not None:
+                return self._shelf.take(tenant, base, uid)
+            make_empty(path, self._uid)
+            return True
 
         try:
             ready = await self._threads.run(prepare)
-            if base is None:
-                await self._threads.run(lambda _: make_empty(path, self._uid))
-            elif not ready:
+            if base is not None and not ready:
                 await self._restore(tenant, base, uid, path, watcher)
         except BaseException:
             await self.discard(uid)

@@ -35,6 +35,7 @@ from cloudclaw.coordination.records import SnapshotPointer
 from cloudclaw.errors import InvalidArgumentError
 from cloudclaw.ids import new_id
 from cloudclaw.snapshots.index import index_path
+from cloudclaw.snapshots.port import HOME, WORKSPACE
 from cloudclaw.snapshots.spread import spread
 
 _log = structlog.get_logger()
@@ -158,7 +159,10 @@ class Shelf:
             return self._remember(ready)
 
     def discard(self, uid: str) -> list[bytes]:
-        """Throw out the live tree of `uid`, if there is one."""
+        """Throw out the live tree of `uid`, if there is one. One that is empty is gone at once."""
+        if _remove_empty(self.live(uid)):
+            self._drop_index(uid)
+            return []
         return self._throw_live(uid)
 
     def forget(self, tenant: str) -> list[bytes]:
@@ -248,3 +252,14 @@ class Shelf:
             os.rename(index_path(self._root, name), index_path(self._root, new))
         except FileNotFoundError:
             return  # a tree without one: its files are read again
+
+
+def _remove_empty(tree: Path) -> bool:
+    """Remove a tree in which nothing was left, as most short tasks leave theirs; whether it was one."""
+    try:
+        for top in (WORKSPACE, HOME):
+            os.rmdir(tree / top)
+        os.rmdir(tree)
+    except OSError:
+        return False  # there is something in it, or nothing of it: it goes the long way
+    return True

@@ -28,7 +28,6 @@ from cloudclaw_pool_manager.app.table import AttemptTable
 from cloudclaw_pool_manager.app.timing import cancel, until
 from cloudclaw_pool_manager.app.warming import Warmer
 from cloudclaw_pool_manager.ports.gateway import ModelGateway
-from cloudclaw_pool_manager.ports.runtime import AgentAdapter
 from cloudclaw_pool_manager.ports.scheduler import SchedulerGateway
 from cloudclaw_pool_manager.ports.state import Drain, NodeState
 
@@ -191,8 +190,8 @@ class PoolManager:
             template.slots.changed.append(self._link.dirty)
             self._spawn(template.slots.run())
             self._spawn(self._probes(template, equipment.workspaces).run())
-            warm = template.runtimes.get(template.warm)
-            if isinstance(warm, AgentAdapter):
+            warm = template.agents.get(template.warm)
+            if warm is not None:
                 self._spawn(Warmer(template, warm, self._clock).run())
         if access is not None:
             self._spawn(access.run())

@@ -69,6 +69,7 @@ class Template:
     Attributes:
         warm: the runtime that waits in idle slots, empty for none.
         readiness: of its agents, as their probes found; kept up by `Probes`.
+        agents: those of its runtimes that are agents. Found once: to ask takes long.
     """
 
     slots: SlotPool
@@ -77,6 +78,11 @@ class Template:
     backend: str = "bubblewrap"
     warm: str = ""
     readiness: dict[str, Readiness] = field(default_factory=dict)
+    agents: Mapping[str, AgentAdapter] = field(init=False)
+
+    def __post_init__(self) -> None:
+        agents = {name: runtime for name, runtime in self.runtimes.items() if isinstance(runtime, AgentAdapter)}
+        object.__setattr__(self, "agents", agents)
 
     def refusal(self, runtime: str) -> str:
         """Why a runtime cannot run here, empty when it can as far as is known."""
@@ -121,8 +127,7 @@ class Surroundings:
 
 def agent_of(template: Template | None, assignment: Assignment) -> AgentAdapter | None:
     """The adapter of its runtime, when that is an agent."""
-    runtime = template.runtimes.get(assignment.runtime) if template is not None else None
-    return runtime if isinstance(runtime, AgentAdapter) else None
+    return template.agents.get(assignment.runtime) if template is not None else None
 
 
 def run_request(assignment: Assignment, *, egress: str = "", memory_bytes: int = 0) -> RunRequest:

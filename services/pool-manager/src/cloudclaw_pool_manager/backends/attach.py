@@ -56,9 +56,9 @@ class MountedTrees:
         Raises:
             OSError: something is still mounted afterwards.
         """
-        mounts.detach_below(self._box)
-        left = [point for point in mounts.mounted(self._box) if point != os.path.realpath(self._box)]
+        left: list[str] = []
         for _, place in PLACES:
+            mounts.detach_all(self._box / place)
             # Only the empty directory of the skeleton may be there now.
             if os.listdir(self._box / place):
                 left.append(str(self._box / place))

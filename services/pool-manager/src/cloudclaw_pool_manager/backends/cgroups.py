@@ -21,6 +21,10 @@ is in the counting group, they must neither fail for the task's processes nor ma
 
 _CPU_PERIOD_US = 100_000
 
+_LEFT = 1 << 20
+"""Bytes that may stay charged from one attempt to the next. The kernel keeps about as much in advance for itself, and
+takes longer to give it up than a short attempt ran."""
+
 
 class SlotGroups(Protocol):
     """The groups of one slot."""
@@ -164,9 +168,10 @@ class CgroupV1:
         if (group := self._at.get("cpuacct")) is not None:
             (group / "cpuacct.usage").write_text("0")
         if (group := self._at.get("memory")) is not None:
-            # EBUSY: something of the slot is still there, and what it holds stays charged.
-            with ignoring(errno.EBUSY):
-                (group / "memory.force_empty").write_text("0")
+            if read_int(group / "memory.usage_in_bytes") > _LEFT:
+                # EBUSY: something of the slot is still there, and what it holds stays charged.
+                with ignoring(errno.EBUSY):
+                    (group / "memory.force_empty").write_text("0")
             (group / "memory.max_usage_in_bytes").write_text("0")
 
     def inside(self) -> list[int] | None:
@@ -280,8 +285,10 @@ class CgroupV2:
     def reset(self) -> None:
         reclaim = self._box / "memory.reclaim"
         if "memory" in self._controllers and reclaim.exists():
-            with ignoring(errno.EAGAIN):  # less could be given back than was asked for
-                reclaim.write_text(str(read_int(self._box / "memory.current")))
+            charged = read_int(self._box / "memory.current")
+            if charged > _LEFT:
+                with ignoring(errno.EAGAIN):  # less could be given back than was asked for
+                    reclaim.write_text(str(charged))
 
     def inside(self) -> list[int] | None:
         return pids_in(self._box)

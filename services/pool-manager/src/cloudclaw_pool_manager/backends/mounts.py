@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import re
 import struct
@@ -80,6 +81,18 @@ def share(path: Path) -> None:
 def detach(path: str | Path) -> None:
     """Take away the mount at `path`, here and wherever it had propagated to."""
     _check(_libc.umount2(os.fsencode(path), _MNT_DETACH | _UMOUNT_NOFOLLOW), f"umount({str(path)!r})")
+
+
+def detach_all(path: str | Path) -> None:
+    """Take away every mount at `path`, one on the other; harmless without one. Unlike `detach_below` it asks the kernel
+    for this place alone, and not for the list of all mounts."""
+    while True:
+        try:
+            detach(path)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return  # it is no mount point
 
 
 def detach_below(path: Path) -> None:

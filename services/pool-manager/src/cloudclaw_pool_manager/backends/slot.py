@@ -277,7 +277,11 @@ class BubblewrapSlot:
 
     async def release(self, uid: str) -> None:
         async with self._starting:
-            status = await self.status()
+            status = self._status
+            if status.exit is None or status.attempt is None or status.attempt.uid != uid:
+                status = await self.status()
+            elif self._channel.failure is not None:
+                raise self._channel.failure  # otherwise an end that was told does not change any more
             if status.attempt is None and self._released == uid:
                 return
             if status.attempt is None or status.attempt.uid != uid or status.exit is None:
