@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import secrets
 from typing import Final
@@ -16,13 +17,12 @@ They are parts of etcd keys and object names, so nothing that separates those is
 
 _NAME: Final = re.compile(NAME_PATTERN)
 _OPAQUE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
-_ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
+_FROM_BASE32: Final = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", b"0123456789abcdefghjkmnpqrstvwxyz")
 
 
 def new_id(prefix: str) -> str:
     """A random id such as `task-7c9k2m4qpx3e0v8w` (80 bits, lower case, no separators of keys)."""
-    bits = secrets.randbits(80)
-    return f"{prefix}-" + "".join(_ALPHABET[(bits >> shift) & 31] for shift in range(0, 80, 5))
+    return f"{prefix}-{base64.b32encode(secrets.token_bytes(10)).translate(_FROM_BASE32).decode()}"
 
 
 def check_name(value: str, field: str) -> str:
