@@ -6,8 +6,6 @@ set -eu
 cd /opt/cloudclaw/packages
 set -- python3 -m pip --python /opt/cloudclaw/venv/bin/python install --quiet --no-cache-dir --disable-pip-version-check \
   --no-deps
-"$@" --find-links . --require-hashes --requirement requirements.txt
-for wheel in own/*.whl; do
-  if [ -e "$wheel" ]; then "$@" own/*.whl; break; fi
-done
+if grep -q == requirements.txt; then "$@" --find-links . --require-hashes --requirement requirements.txt; fi
+if [ -d own ]; then "$@" own/*.whl; fi
 rm -rf /opt/cloudclaw/packages
