@@ -32,7 +32,7 @@ KEY = "parrot/1"
 
 class ParrotParser(JsonLines):
     """`{"session": id}`, `{"says": text}`, `{"turn": n}` (a tool call with its result, then the turn's end),
-    `{"used": tokens}`, `{"done": text}`, `{"failed": kind}`."""
+    `{"answers": n}` (one without calls), `{"used": tokens}`, `{"done": text}`, `{"failed": kind}`."""
 
     def on_object(self, line: Mapping[str, Any]) -> list[AnyEvent]:
         match line:
@@ -42,6 +42,8 @@ class ParrotParser(JsonLines):
                 return [Message("assistant", text)]
             case {"turn": int(number)}:
                 return [ToolCall("c", "sh", "{}"), ToolResult("c", "done"), Turn(number)]
+            case {"answers": int(number)}:
+                return [Turn(number)]
             case {"used": int(tokens)}:
                 return [UsageReport(Usage(input_tokens=tokens))]
             case {"done": str(text)}:
@@ -92,7 +94,7 @@ class Parrot:
         return ParrotParser()
 
     def trace(self, session_id: str, call_id: str) -> Trace | None:
-        return Trace(f".parrot/{session_id}", call_id.encode()) if self.traces else None
+        return Trace(f".parrot/{session_id}", call_id.encode()) if self.traces and call_id else None
 
     def warmth(self) -> Warmth | None:
         return Warmth(Launch(("parrot",), warm_key=KEY), "ready", 1 << 20) if self.warm else None

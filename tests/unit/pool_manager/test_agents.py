@@ -12,9 +12,10 @@ from cloudclaw.agents.transcript import Transcript
 from cloudclaw.v1 import scheduler_pb2 as pb
 from cloudclaw.v1 import task_pb2
 from cloudclaw_pool_manager.app.agent import ENDS_WITHIN
+from cloudclaw_pool_manager.app.files import Files
 from cloudclaw_pool_manager.app.manager import Behaviour
 from cloudclaw_pool_manager.domain.attempt import Exit, KillReason
-from cloudclaw_pool_manager.ports.runtime import RunRequest, Verdict
+from cloudclaw_pool_manager.ports.runtime import RunRequest, Trace, Verdict
 from cloudclaw_supervisor.frames import MAX_PAYLOAD
 from tests.support.fake_agent import Parrot, ParrotParser, say
 from tests.unit.pool_manager.agents import agents, answer, asked, probed
@@ -156,6 +157,26 @@ async def test_no_checkpoint_is_taken_before_an_agent_wrote_its_turn_down() -> N
     await rig.until(lambda: len(rig.leader.checkpoints) == 1, within=1.0)
     await rig.pass_time(2)
     assert len(rig.leader.checkpoints) == 1, "it is the turn's too"
+    await rig.close()
+
+
+async def test_a_turn_is_looked_for_by_its_own_calls_and_one_without_any_waits_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def shows(files: Files, trace: Trace) -> bool:
+        return trace == Trace(".parrot/s-1", b"c")
+
+    monkeypatch.setattr(Files, "shows", shows)
+    parrot = Parrot()
+    parrot.settles, parrot.traces = 3.0, True
+    rig = await agents(parrot)
+    _, sandbox = await asked(rig)
+    say(sandbox, {"session": "s-1"}, {"says": "well"}, {"turn": 1})
+    await rig.until(lambda: len(rig.leader.checkpoints) == 1, within=1.0)
+    say(sandbox, {"says": "it is done"}, {"answers": 2})
+    await rig.pass_time(2.5)
+    assert len(rig.leader.checkpoints) == 1
+    await rig.until(lambda: len(rig.leader.checkpoints) == 2, within=1.0)
     await rig.close()
 
 

@@ -311,6 +311,7 @@ class Agent:
         """Its turn is complete; what it keeps of it reaches its files a little later."""
         if self.adapter is not None:
             trace = self.adapter.trace(self.transcript.session_id, self._call)
+            self._call = ""  # an answer without calls is a turn as well
             self._settling.turned(self.adapter.settles, trace)
 
     def _parks_at(self) -> float:

@@ -159,8 +159,8 @@ class AgentAdapter(RuntimeAdapter, Protocol):
         ...
 
     def trace(self, session_id: str, call_id: str) -> Trace | None:
-        """What shows in the files of a session, by default, that a turn is written down whose last result was that of
-        the call `call_id`; None when nothing does."""
+        """What shows in the files of a session that a turn is written down whose last result was that of the call
+        `call_id`, "" for a turn without calls; None when nothing does."""
         ...
 
     def warmth(self) -> Warmth | None:
