@@ -269,7 +269,8 @@ async def test_a_line_without_end_that_many_watch_fills_no_memory(
     assert said((await all_of(talker, task))[0]).startswith("message xxx")
 
 
-async def test_watches_that_end_hold_nothing_more() -> None:
+async def test_watches_that_end_hold_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cloudclaw_scheduler.app.held.MOST", 8 * MAX_LINE)
     held = Held()
     for _ in range(9):
         with held.line("acme") as line:

@@ -8,9 +8,9 @@ from cloudclaw.agents.parser import MAX_LINE, STDOUT
 from cloudclaw.errors import QuotaExceededError
 from cloudclaw.v1.task_pb2 import LogChunk
 
-MOST: Final = 64 << 20
-"""Bytes of one tenant's watches together, on one replica: a task that writes a line without end, watched by many, would
-fill it otherwise."""
+MOST: Final = 256 << 20
+"""Bytes of one tenant's watches together, on one replica: many that watch a task amid a large line are fine, and those
+that watch a line without end fill no memory."""
 
 
 class Held:
