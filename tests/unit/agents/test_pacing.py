@@ -6,6 +6,7 @@ import asyncio
 import heapq
 import itertools
 from collections.abc import Sequence
+from functools import partial
 
 import pytest
 
@@ -104,8 +105,7 @@ async def read(pace: Pace, clock: Watched, tenant: str, costs: Sequence[float]) 
     """What a reader does, with pieces that cost so many seconds."""
     turn = pace.turn(tenant)
     for cost in costs:
-        await turn.ready()
-        await turn.rest(clock.work(cost))
+        assert await turn.work(partial(clock.work, cost)) == cost
 
 
 async def test_many_readers_that_find_something_costly_at_once_do_it_one_by_one() -> None:
@@ -144,10 +144,7 @@ async def test_a_reader_that_goes_and_comes_again_has_not_begun_anew() -> None:
     clock = Watched()
     pace = Pace(clock)
     for _ in range(100):
-        turn = pace.turn("loud")
-        await turn.ready()
-        clock.work(0.04)
-        await turn.rest(0.04)
+        await pace.turn("loud").work(lambda: clock.work(0.04))
     assert 4.0 / (clock.now - 100.0) == pytest.approx(SHARE, rel=0.1)
     assert pace.turn("other") is not pace.turn("loud")
 

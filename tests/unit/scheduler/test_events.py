@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cloudclaw.agents import events as agent
+from cloudclaw.agents.pacing import Turn
 from cloudclaw.agents.parser import MAX_LINE, JsonLines, StreamParser, mark
 from cloudclaw.coordination.memory import MemoryKeyValue
 from cloudclaw.errors import NotFoundError, QuotaExceededError
@@ -285,3 +286,34 @@ async def test_watches_that_end_hold_nothing_more(monkeypatch: pytest.MonkeyPatc
     held.line("acme").take(LogChunk(data=b"x" * 99, stream=LOG_STREAM_STDERR))
     lines[0].take(LogChunk(data=b"\n", stream=LOG_STREAM_STDOUT))
     held.line("acme").take(LogChunk(data=b"x", stream=LOG_STREAM_STDOUT))
+
+
+async def test_all_of_a_log_is_parsed_in_turn(host: Host, talker: Talker, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[Callable[[], Any]] = []
+    parsed: list[bool] = []
+
+    async def work(turn: Turn, parse: Callable[[], Any]) -> Any:
+        turns.append(parse)
+        try:
+            return parse()
+        finally:
+            turns.remove(parse)
+
+    class Noting(Scribe):
+        def feed(self, stream: int, data: bytes) -> list[agent.AnyEvent]:
+            parsed.append(bool(turns))
+            return super().feed(stream, data)
+
+        def close(self) -> list[agent.AnyEvent]:
+            parsed.append(bool(turns))
+            return super().close()
+
+    monkeypatch.setattr(Turn, "work", work)
+    monkeypatch.setattr("cloudclaw_scheduler.app.events.parser_for", lambda runtime: Noting())
+    task = await talker.talk()
+    await finish(host, await host.next(), lines({"say": "whole"}) + b'{"say": "a line that ends with the log"}')
+    assert [said(event) for event in await all_of(talker, task)][:2] == [
+        "message whole",
+        "message a line that ends with the log",
+    ]
+    assert parsed == [True, True]

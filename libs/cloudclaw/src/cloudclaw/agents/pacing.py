@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Final, TypeVar
 
 from cloudclaw.clock import Clock
+
+T = TypeVar("T")
 
 PIECE: Final = 16 << 10
 """Bytes that are parsed before others get their turn."""
@@ -65,18 +67,22 @@ class Turn:
         self._spent = self._since = 0.0
         self._at = pace.clock.boottime()
 
-    def now(self) -> float:
-        """For measuring what is spent."""
-        return self._pace.clock.boottime()
+    async def work(self, parse: Callable[[], T]) -> T:
+        """What `parse` answers, called when it is this tenant's time; others work after it."""
+        await self.ready()
+        began = self._pace.clock.boottime()
+        done = parse()
+        await self.rest(self._pace.clock.boottime() - began)
+        return done
 
     async def ready(self) -> None:
-        """Right before work: wait until it is this tenant's time, and nobody else of it took it meanwhile."""
+        """Wait until it is this tenant's time, and nobody else of it took it meanwhile."""
         while self._spent > SPARE and (wait := self._pace.wait(self._tenant)) > 0:
             await self._pace.clock.sleep(wait)
 
     async def rest(self, spent: float) -> None:
         """Let others work, after `spent` seconds of work."""
-        now = self.now()
+        now = self._pace.clock.boottime()
         self._spent = max(0.0, self._spent - (now - self._at) * QUIET) + spent
         self._at = now
         self._since += spent

@@ -121,7 +121,7 @@ class Observer:
                     break
         except SlotFailedError as error:
             _log.warning("a log cannot be followed any more", attempt=self._uid, error=str(error))
-        self._tell(self._parsed(self._parser.close))
+        await self._turn.work(lambda: self._tell(self._parsed(self._parser.close)))
         self.complete.set()
 
     async def _read(self) -> bool:
@@ -134,13 +134,14 @@ class Observer:
             return True
         for frame in frames:
             for piece in pieces(frame.data[max(self.position - frame.offset, 0) :]):
-                await self._turn.ready()
-                self.position = max(self.position, frame.offset) + len(piece)
-                began = self._turn.now()
-                self._tell(self._parsed(partial(self._parser.feed, int(frame.stream), piece)))
-                await self._turn.rest(self._turn.now() - began)
+                end = max(self.position, frame.offset) + len(piece)
+                await self._turn.work(partial(self._take, int(frame.stream), piece, end))
         await asyncio.sleep(0)
         return True
+
+    def _take(self, stream: int, piece: bytes, end: int) -> None:
+        self.position = end
+        self._tell(self._parsed(partial(self._parser.feed, stream, piece)))
 
     def _parsed(self, parse: Callable[[], Sequence[AnyEvent]]) -> Sequence[AnyEvent]:
         """What `parse` understands. A third party's parser may fail at what a task prints; the attempt goes on as one

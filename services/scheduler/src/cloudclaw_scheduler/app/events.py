@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Final
 
@@ -58,17 +58,15 @@ class _Run:
         self.fed = chunk.offset + len(chunk.data)
         self.time = chunk.time
         for piece in pieces(chunk.data):
-            await turn.ready()
-            began = turn.now()
-            events = [self._numbered(event) for event in self._guarded(chunk.stream, piece)]
-            await turn.rest(turn.now() - began)  # before a reader can go away with it
-            for event in events:
+            for event in await self._parse(chunk.stream, piece, turn):
                 yield event
 
-    def close(self) -> Iterator[pb.RunEvent]:
+    async def close(self, turn: Turn) -> list[pb.RunEvent]:
         """The events of what was incomplete."""
-        for event in self._guarded(None, b""):
-            yield self._numbered(event)
+        return await self._parse(None, b"", turn)
+
+    async def _parse(self, stream: int | None, data: bytes, turn: Turn) -> list[pb.RunEvent]:
+        return await turn.work(lambda: [self._numbered(event) for event in self._guarded(stream, data)])
 
     def _numbered(self, event: AnyEvent) -> pb.RunEvent:
         self.count += 1
@@ -123,7 +121,7 @@ class Events:
                         # Its last bytes were lost with its node, and the events that they gave are taken back.
                         line.drop()
                         run = await self._again(tenant, task, record.plan.runtime, run, authorization, turn, line)
-                    for event in run.close():
+                    for event in await run.close(turn):
                         if event.sequence >= first:
                             yield event
                     end = await self._end(tenant, task, chunk.attempt)
