@@ -113,6 +113,24 @@ async def test_slots_live_through_a_stall_and_new_ones_come_after_it(node: Node,
         assert occupant.failed == []
 
 
+async def test_a_manager_adopts_beside_an_engine_that_never_answers(node: Node, proxy: Proxy) -> None:
+    """Supervisors kill what they hold when no manager comes for too long."""
+    first = node.pool()
+    slot = await first.provision(0)
+    identity, tree = await slots.start(node, slot, "sh", "-c", "until [ -e go ]; do sleep 0.01; done; echo done")
+    await first.close()
+    proxy.cut()
+    second = node.pool(incarnation=2, engine=f"unix://{proxy.address}")  # which has 30 s for each answer
+    async with asyncio.timeout(slots.WITHIN):
+        await second.probe()
+        (adopted,) = await second.adopt()
+    (tree / "workspace/go").touch()
+    await slots.exited(adopted)
+    assert (await slots.log(adopted, identity.uid))[0] == b"done\n"
+    proxy.mend()
+    await second.destroy(adopted)
+
+
 async def test_a_stream_of_events_that_went_dead_is_taken_up_again(
     node: Node, docker: Docker, proxy: Proxy, name: Name
 ) -> None:

@@ -238,11 +238,11 @@ class SlotPool:
             self._fail(entry, message)
 
     async def destroy_all(self) -> None:
-        """End every slot, once `run` is over."""
-        for entry in self._entries.values():
-            if entry.slot is not None:
-                await self._destroy(entry)
-                self._set(entry, SlotState.GONE)
+        """End every slot, once `run` is over; all at once, as each may have to wait for an engine."""
+        async with asyncio.TaskGroup() as group:
+            for entry in self._entries.values():
+                if entry.slot is not None:
+                    group.create_task(self._end(entry))
 
     async def close(self) -> None:
         """Disconnect; the slots go on."""
@@ -319,6 +319,10 @@ class SlotPool:
                     self._notify()
             if entry.occupant is not None and status.attempt is not None:
                 entry.occupant.on_status(status)
+
+    async def _end(self, entry: SlotEntry) -> None:
+        await self._destroy(entry)
+        self._set(entry, SlotState.GONE)
 
     async def _destroy(self, entry: SlotEntry) -> None:
         """Until it is done: a slot that cannot be destroyed still counts against the cap."""

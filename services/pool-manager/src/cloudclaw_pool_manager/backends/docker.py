@@ -31,6 +31,9 @@ _log = structlog.get_logger()
 _FATE_WITHIN, _FATE_AGAIN = 0.5, 0.02
 """Seconds that the engine has to say why a container ended, and between two questions."""
 
+_ADOPT_WITHIN = 5.0
+"""Seconds that the engine has before slots that run are adopted without it: their supervisors wait for a manager."""
+
 
 class DockerPool(SupervisedPool[ContainerSlot]):
     """See `ports.backend.PoolAdapter`.
@@ -54,17 +57,21 @@ class DockerPool(SupervisedPool[ContainerSlot]):
         self._engine = Engine(config.engine, config.engine_timeout)
         self._owner: spec.Owner | None = None
         self._apparmor = False
+        self._away = False  # when slots were to be adopted
         self._watcher: Watcher | None = None
         self._looking: set[asyncio.Task[None]] = set()
 
     async def probe(self) -> None:
+        waiting = bool(await asyncio.to_thread(self._numbers))
         try:
-            self._apparmor = await check.engine(self._engine, self._docker)
-        except UnavailableError:
+            async with asyncio.timeout(_ADOPT_WITHIN if waiting else None):
+                self._apparmor = await check.engine(self._engine, self._docker)
+        except (UnavailableError, TimeoutError):
             # Slots that run go on without an engine, and must not be left without a manager for that.
-            if not await asyncio.to_thread(self._numbers):
+            if not waiting:
                 raise check.absent(self._docker) from None
             _log.warning("docker.away", engine=self._docker.engine)
+            self._away = True
             self._apparmor = await asyncio.to_thread(check.host_has_apparmor)
         await asyncio.to_thread(check.host, self._docker)
 
@@ -228,11 +235,16 @@ class DockerPool(SupervisedPool[ContainerSlot]):
 
     async def _listed(self, owner: spec.Owner) -> list[Container]:
         """Our containers; none while the engine is away, since it has none to remove either."""
-        try:
-            return [one for one in await self._engine.labelled(owner.label) if owner.made(one.name, one.labels)]
-        except UnavailableError as error:
-            _log.warning("docker.away", error=str(error))
+        if self._away:
             return []
+        try:
+            async with asyncio.timeout(_ADOPT_WITHIN):
+                found = await self._engine.labelled(owner.label)
+        except (UnavailableError, TimeoutError) as error:
+            _log.warning("docker.away", error=str(error) or "it does not answer")
+            self._away = True
+            return []
+        return [one for one in found if owner.made(one.name, one.labels)]
 
     # What happens to containers behind our back
 
