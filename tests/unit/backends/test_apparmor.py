@@ -1,4 +1,5 @@
-"""The AppArmor profile of slot containers, as far as it can be tried without a kernel that has AppArmor."""
+"""The AppArmor profile of slot containers, as far as it can be tried without a kernel that has AppArmor, and what an
+engine must say of its security."""
 
 from __future__ import annotations
 
@@ -8,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from cloudclaw.errors import PreconditionError
+from cloudclaw_pool_manager.backends.containers import check
+from cloudclaw_pool_manager.backends.containers.config import DockerConfig
 from tests.support.require import CACHE, missing
 
 PROFILE = Path(__file__).parents[3] / "deploy/apparmor/cloudclaw-slot"
@@ -42,3 +46,42 @@ def test_the_parser_would_find_a_fault(tmp_path: Path, rule: str) -> None:
     broken = tmp_path / "cloudclaw-slot"
     broken.write_text(PROFILE.read_text().replace("  pivot_root,\n", f"  {rule}\n"))
     assert parse(broken).returncode != 0
+
+
+class Said:
+    """An engine that says `options` of its security, and has every image."""
+
+    def __init__(self, *options: str):
+        self._options = options
+
+    async def info(self) -> dict[str, object]:
+        return {"SecurityOptions": list(self._options), "Runtimes": {"runc": {}}}
+
+    async def check_image(self, name: str) -> None:
+        """It is there."""
+
+
+async def look(*options: str, apparmor: str = "cloudclaw-slot") -> bool:
+    config = DockerConfig(node_dir=Path("/n"), slots=1, incarnation=1, apparmor=apparmor)
+    return await check.engine(Said(*options), config)  # type: ignore[arg-type]
+
+
+async def test_a_node_whose_kernel_lacks_the_profile_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = tmp_path / "profiles"
+    monkeypatch.setattr(check, "_PROFILES", loaded)
+    loaded.write_text("docker-default (enforce)\ncloudclaw-slot-old (enforce)\nmy-cloudclaw-slot (enforce)\n")
+    with pytest.raises(PreconditionError, match="apparmor_parser -r deploy/apparmor/cloudclaw-slot") as refused:
+        await look("name=apparmor", "name=seccomp,profile=default")
+    assert refused.value.reason == "NO_APPARMOR_PROFILE"
+    assert await look("name=apparmor", apparmor=""), "the engine's own was asked for"
+    assert not await look("name=seccomp,profile=default"), "there is no AppArmor"
+    loaded.write_text("docker-default (enforce)\ncloudclaw-slot (enforce)\n")
+    assert await look("name=apparmor")
+
+
+@pytest.mark.parametrize(("option", "said"), [("name=userns", "maps the uids"), ("name=rootless", "runs without root")])
+async def test_an_engine_with_uids_of_its_own_is_refused(option: str, said: str) -> None:
+    with pytest.raises(PreconditionError, match=said):
+        await look("name=seccomp", option)

@@ -80,10 +80,10 @@ def host_has_apparmor() -> bool:
 
 def _profile_loaded(name: str) -> None:
     try:
-        loaded = _PROFILES.read_text()
+        loaded = _PROFILES.read_text().splitlines()
     except OSError:
         return  # not to be seen from here; the engine will say
-    if f"{name} (" not in loaded:
+    if not any(line.startswith(f"{name} (") for line in loaded):
         raise PreconditionError(
             f"AppArmor has no profile {name!r}: load it with `apparmor_parser -r deploy/apparmor/{name}`, or set the"
             " pool's option `apparmor`",
