@@ -54,7 +54,9 @@ def pools(options: DevOptions) -> list[dict[str, Any]]:
     given = [spec.environment for spec in specs if spec.name.startswith("pool-manager@")]
     found = [json.loads(environment["CLAW_POOL_MANAGER_POOLS"])[0] for environment in given]
     for pool in found:
-        PoolSettings(**pool)
+        # Folders of tests lie below /tmp, which a pool-manager refuses to bind: a sandbox has its own.
+        elsewhere = [f"/opt{path}" for path in pool.get("read_only_binds", [])]
+        PoolSettings(**pool | ({"read_only_binds": elsewhere} if elsewhere else {}))
     return found
 
 
