@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from cloudclaw.agents.events import MOST
 from cloudclaw.v1 import task_pb2
 from cloudclaw_pool_manager.app.operations import Operations
 from cloudclaw_pool_manager.domain.attempt import KillReason, Limits
@@ -238,6 +239,18 @@ async def test_a_gateway_that_was_started_anew_takes_back_nothing_that_was_used(
     outcome = rig.report_of(task)
     assert (outcome.model_use.requests, outcome.model_use.output_tokens) == (2, 20)
     assert rig.report_of(other).model_use == task_pb2.ModelUse(), "nothing of it is known beyond what it began with"
+    await rig.close()
+
+
+async def test_counts_that_no_message_can_carry_are_told_as_near_as_it_can() -> None:
+    rig, gateway = await with_gateway()
+    task, sandbox = await asked(rig)
+    await rig.until(lambda: task.uid in gateway.attached)
+    gateway.spend(task.uid, requests=2**70, output_tokens=-5, spend_usd=-0.5)
+    await answer(rig, sandbox)
+    sandbox.finish(0)
+    await rig.gone(task)
+    assert rig.report_of(task).model_use == task_pb2.ModelUse(requests=MOST)
     await rig.close()
 
 

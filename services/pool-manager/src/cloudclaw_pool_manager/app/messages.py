@@ -277,7 +277,12 @@ def _count(value: int | None, most: int = MOST) -> int | None:
 
 
 def _model_use(use: ModelUse | None) -> task_pb2.ModelUse | None:
-    return None if use is None else task_pb2.ModelUse(**dataclasses.asdict(use))
+    """A report that cannot be made is never delivered: whatever the gateway says, as a message can carry it."""
+    if use is None:
+        return None
+    told = dataclasses.asdict(use)
+    counts = {name: _count(value) for name, value in told.items() if name != "spend_usd"}
+    return task_pb2.ModelUse(**counts, spend_usd=max(use.spend_usd, 0.0))
 
 
 def _model_use_of(use: task_pb2.ModelUse) -> ModelUse:
