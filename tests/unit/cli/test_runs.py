@@ -128,6 +128,20 @@ def test_what_agents_write_cannot_move_the_cursor() -> None:
     assert not {"\x1b", "\r", "\u202e", "\u061c", "\x9b", "\n"} & set("".join(shown))
 
 
+def test_a_text_of_many_lines_stays_below_its_field(capsys: pytest.CaptureFixture[str]) -> None:
+    Output(json=False).record(
+        {"state": "failed", "final message": "one\n\nstate:  succeeded\x1b[2J\r\n\tlast", "empty": ""}
+    )
+    assert capsys.readouterr().out.split("\n") == [
+        "state:         failed",
+        "final message: one",
+        "",
+        "               state:  succeeded\ufffd[2J",
+        "                   last",
+        "",
+    ]
+
+
 def test_calls_that_never_return_fill_no_memory() -> None:
     view = RunView(lambda line, style: None)
     tracemalloc.start()

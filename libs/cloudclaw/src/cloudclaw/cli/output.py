@@ -124,11 +124,14 @@ class Output:
         return table
 
     def record(self, values: dict[str, object]) -> None:
-        """One thing for people: a line for each field that has a value."""
+        """One thing for people: a line for each field that has a value. Further lines of a value stand below its first
+        one, where none of them looks like a field."""
         width = max(len(name) for name in values) + 2
         for name, value in values.items():
             if value not in ("", None, "-"):
-                self.line(f"{name + ':':<{width}}{clean(str(value))}")
+                for line in str(value).expandtabs(4).splitlines():
+                    self.line(f"{name + ':' if name else '':<{width}}{clean(line)}".rstrip())
+                    name = ""
 
     @contextmanager
     def progress(self, label: str, total: int | None = None) -> Iterator[Progress]:
