@@ -38,12 +38,13 @@ async def plane(tmp_path: Path) -> AsyncIterator[Plane]:
 
 
 async def test_a_new_leader_wakes_what_waits_for_a_delayed_message(plane: Plane, host: Host, talker: Talker) -> None:
-    task = await parked(host, talker)
-    await talker.say(task, "later", delay=1.0)
+    task = await parked(host, talker, idle=36_000)
+    await talker.say(task, "later", delay=3600)
     await host.disconnect()
     await plane.stop()
     await plane.start()
     await host.connect()
+    plane.jump(3600)
     assert texts((await host.next()).inputs) == [(1, "later")]
 
 

@@ -45,21 +45,23 @@ async def test_an_input_in_the_moment_of_parking_sends_the_task_on(
 
 
 async def test_an_input_in_the_moment_of_idling_keeps_the_conversation_open(
-    kv: FaultyKeyValue, host: Host, talker: Talker
+    plane: Plane, kv: FaultyKeyValue, host: Host, talker: Talker
 ) -> None:
-    task = await parked(host, talker, idle=0.3)
+    task = await parked(host, talker, idle=3600)
 
     async def meanwhile() -> None:
         await talker.say(task, "m1")
 
     kv.before_txn = meanwhile
+    plane.jump(3600)
     second = await host.next()
     assert (texts(second.inputs), second.closing) == ([(1, "m1")], False)
     assert not (await talker.get(task)).closing
 
 
-async def test_after_idling_no_input_is_taken(host: Host, talker: Talker) -> None:
-    task = await parked(host, talker, idle=0.1)
+async def test_after_idling_no_input_is_taken(plane: Plane, host: Host, talker: Talker) -> None:
+    task = await parked(host, talker, idle=3600)
+    plane.jump(3600)
     second = await host.next()
     with pytest.raises(PreconditionError) as refused:
         await talker.say(task, "m1")
@@ -180,13 +182,14 @@ async def test_a_leader_that_dies_between_the_input_and_its_delivery_loses_nothi
 
 
 async def test_a_new_leader_wakes_what_the_old_one_parked(plane: Plane, host: Host, talker: Talker) -> None:
-    task = await talker.talk(idle=1.0)
+    task = await talker.talk(idle=3600)
     await host.park(await host.next(), "c-1")
     await talker.parked(task)
     await host.disconnect()
     await plane.stop()
     await plane.start()
     await host.connect()
+    plane.jump(3600)
     second = await host.next()
     assert (second.task_id, second.closing) == (task, True)
 
@@ -194,11 +197,12 @@ async def test_a_new_leader_wakes_what_the_old_one_parked(plane: Plane, host: Ho
 async def test_a_new_leader_delivers_what_is_due_while_it_runs(plane: Plane, host: Host, talker: Talker) -> None:
     task = await talker.talk()
     await host.next()
-    await talker.say(task, "later", delay=1.0)
+    await talker.say(task, "later", delay=3600)
     await host.disconnect()
     await plane.stop()
     await plane.start()
     await host.connect()
+    plane.jump(3600)
     assert texts((await host.given()).inputs) == [(1, "later")]
 
 

@@ -130,40 +130,50 @@ async def test_an_attempt_that_parks_without_a_word_leaves_what_was_said_before(
     assert (await talker.result(task_id)).final_message == "so far"
 
 
-async def test_a_delayed_input_wakes_a_parked_conversation(host: Host, talker: Talker) -> None:
-    task_id = await talker.talk(idle=3600)
+async def test_a_delayed_input_wakes_a_parked_conversation(plane: Plane, host: Host, talker: Talker) -> None:
+    task_id = await talker.talk(idle=36_000)
     await host.park(await host.next(), "c-1")
     await talker.parked(task_id)
-    answer = await talker.say(task_id, "later", delay=0.3)
+    answer = await talker.say(task_id, "later", delay=3600)
     assert (answer.accepted, answer.number) == (True, 0)
     task = await talker.get(task_id)
     assert (task.parked, task.inputs, task.inputs_done) == (True, 1, 0)
+    plane.jump(3600)
     second = await host.next()
     assert texts(second.inputs) == [(1, "later")]
-    again = await talker.say(task_id, "later", delay=0.3)
+    again = await talker.say(task_id, "later", delay=3600)
     assert (again.accepted, again.number) == (False, 1)
 
 
-async def test_what_is_said_meanwhile_does_not_wait_behind_a_delayed_input(host: Host, talker: Talker) -> None:
+async def test_what_is_said_meanwhile_does_not_wait_behind_a_delayed_input(
+    plane: Plane, host: Host, talker: Talker
+) -> None:
     task_id = await talker.talk()
     first = await host.next()
-    await talker.say(task_id, "later", delay=0.4)
+    await talker.say(task_id, "later", delay=3600)
     await talker.say(task_id, "now")
     assert texts((await host.given()).inputs) == [(1, "now")]
+    plane.jump(3600)
     assert texts((await host.given()).inputs) == [(2, "later")]
     assert first.task_id == task_id
 
 
-async def test_a_conversation_with_input_to_come_neither_idles_nor_closes_before_it(host: Host, talker: Talker) -> None:
-    task_id = await talker.talk(idle=0.1)
+async def test_a_conversation_with_input_to_come_neither_idles_nor_closes_before_it(
+    plane: Plane, host: Host, talker: Talker
+) -> None:
+    task_id = await talker.talk(idle=60)
     first = await host.next()
-    request = pb.SendInputRequest(task_id=task_id, message_id="last", text="last", end=True, delay=duration(0.6))
+    request = pb.SendInputRequest(task_id=task_id, message_id="last", text="last", end=True, delay=duration(3600))
     await talker.stub.SendInput(request)
     await host.heard(2)
     assert host.inputs.empty(), "it closes with its last input, not before"
     await host.park(first, "c-1")
     task = await talker.parked(task_id)
     assert task.closing
+    plane.jump(1800)
+    await host.heard(12)  # for longer than the leader goes without a look at the clock
+    assert (await talker.get(task_id)).parked
+    plane.jump(1800)
     second = await host.next()
     assert (texts(second.inputs), second.closing) == ([(1, "last")], True)
 
