@@ -80,3 +80,24 @@ def test_nothing_that_a_line_quotes_steers_a_terminal_or_cannot_be_written(
     said.encode()
     if style == "json":
         assert [json.loads(line)["event"] for line in said.split("\n")[:2]] == [nasty] * 2
+
+
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_an_exception_tells_no_values_of_variables(capsys: pytest.CaptureFixture[str], style: str) -> None:
+    logging.configure(LogSettings.model_validate({"format": style}), service="demo")
+
+    def seal(secret: str) -> None:
+        raise ValueError("broken\x1b[2J" if secret else "")
+
+    key = "sk-very-secret"
+    for logger in (structlog.get_logger(), standard.getLogger("library")):
+        try:
+            seal(key)
+        except ValueError:
+            logger.exception("failed")
+    said = capsys.readouterr().out
+    assert said.count("ValueError: broken") == 2
+    assert "sk-very-secret" not in said
+    assert "\x1b" not in said
+    if style == "console":
+        assert said.count("\n") > 8, "a traceback of many lines"

@@ -39,11 +39,18 @@ def configure(settings: LogSettings, service: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _bind(service),
     ]
-    render: list[Processor] = (
-        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_json, ensure_ascii=False)]
-        if settings.format == "json"
-        else [_shown, structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())]
+    # Plain tracebacks: those with the values of variables would tell keys and tokens.
+    console = structlog.dev.ConsoleRenderer(
+        colors=sys.stdout.isatty(), exception_formatter=structlog.dev.plain_traceback
     )
+    render: list[Processor] = [
+        structlog.processors.format_exc_info,
+        *(
+            [structlog.processors.JSONRenderer(_json, ensure_ascii=False)]
+            if settings.format == "json"
+            else [_shown, console]
+        ),
+    ]
     structlog.configure(
         processors=[*shared, *render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
@@ -75,7 +82,12 @@ def _json(value: Any, **how: Any) -> str:
 
 
 def _shown(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-    return {key: _UNSEEN.sub(_escape, value) if isinstance(value, str) else value for key, value in event.items()}
+    return {key: _shown_text(key, value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+def _shown_text(key: str, text: str) -> str:
+    lines = text.split("\n") if key == "exception" else [text]
+    return "\n".join(_UNSEEN.sub(_escape, line) for line in lines)
 
 
 def _escape(found: re.Match[str]) -> str:
