@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 import urllib.request
 from pathlib import Path
@@ -49,6 +50,36 @@ async def test_submit_wait_streams_the_log_and_passes_the_exit_code(stack: Stack
     assert "hello" in out
     code, out, err = await claw("submit", "--wait", "--", "sh", "-c", "exit 7")
     assert code == 1, err
+
+
+async def test_ctrl_c_ends_what_is_shown_and_says_how_to_come_back(stack: Stack) -> None:
+    claw = Claw(stack, "cli-interrupted")
+    command = (
+        sys.executable,
+        "-m",
+        "cloudclaw.cli",
+        "submit",
+        "--wait",
+        "--",
+        "sh",
+        "-c",
+        "echo begun; tail -f /dev/null",
+    )
+    shown = await asyncio.create_subprocess_exec(
+        *command, env=claw._env, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    assert shown.stdout is not None
+    task_id = (await asyncio.wait_for(shown.stdout.readline(), 60)).decode().strip()
+    assert await asyncio.wait_for(shown.stdout.readline(), 60) == b"begun\n"
+    shown.send_signal(signal.SIGINT)
+    _, err = await asyncio.wait_for(shown.communicate(), 60)
+    assert shown.returncode == 130
+    assert f"`claw logs {task_id} --follow` shows it again" in err.decode()
+    assert "Traceback" not in err.decode()
+    assert "running" in (await claw("get", task_id))[1]
+    assert (await claw("cancel", task_id))[0] == 0
+    code, out, err_text = await claw("logs", task_id, "--follow")
+    assert (code, out) == (0, "begun\n"), err_text
 
 
 async def test_json_output_is_one_object_a_line(stack: Stack) -> None:

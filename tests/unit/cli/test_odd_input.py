@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from cloudclaw.cli import follow
 from cloudclaw.cli.command import Given
 from cloudclaw.cli.failures import report
-from cloudclaw.cli.follow import goes_on
 from cloudclaw.cli.output import open_streams
 from cloudclaw.cli.session import Session
 from cloudclaw.cli.text import span
 from cloudclaw.client.retry import Patience
 from cloudclaw.errors import UnavailableError, UnimplementedError
+from cloudclaw.rpc.auth import Minter
 from cloudclaw.v1 import task_pb2
 from tests.unit.cli.conftest import Claw
 from tests.unit.cli.fakes import Services
@@ -111,12 +112,25 @@ def test_a_conversation_that_has_ended_takes_no_lines(claw: Claw, services: Serv
     assert not services.scheduler.inputs
 
 
-async def test_who_stops_watching_is_told_how_to_come_back(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(asyncio.CancelledError), goes_on(Session(Given()), TASK, f"claw logs {TASK} --follow"):
-        raise asyncio.CancelledError
-    said = capsys.readouterr().err
-    assert f"claw logs {TASK} --follow" in said
-    assert f"claw cancel {TASK}" in said
+async def test_who_watches_is_told_why_it_waits_and_how_to_come_back(
+    services: Services, claw: Claw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await asyncio.to_thread(claw, "submit", "--", "x")
+    task = services.scheduler.tasks[TASK]
+    task.state, task.wait_reason = task_pb2.TASK_STATE_QUEUED, task_pb2.WAIT_REASON_WRITER
+    monkeypatch.setattr(follow, "WAITS_AFTER", 0.0)
+    async with Session(Given(endpoint=services.address, token=Minter(services.key).mint("acme"))) as session:
+        remarks: asyncio.Queue[str] = asyncio.Queue()
+        monkeypatch.setattr(session.output, "remark", remarks.put_nowait)
+        with pytest.raises(asyncio.CancelledError):
+            async with follow.watching(session, session.client(), TASK, f"claw logs {TASK} --follow"):
+                said = [await asyncio.wait_for(remarks.get(), 30) for _ in range(2)]
+                raise asyncio.CancelledError
+        assert said[0] == f"{TASK} is queued (writer)"
+        assert said[1].startswith("  ")
+        last = remarks.get_nowait()
+        assert f"claw logs {TASK} --follow" in last
+        assert f"claw cancel {TASK}" in last
 
 
 def test_an_outage_is_told_once_it_lasts(capsys: pytest.CaptureFixture[str]) -> None:

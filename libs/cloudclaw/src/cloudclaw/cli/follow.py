@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from cloudclaw.cli.runs import RunView, usage_words
@@ -27,6 +27,8 @@ STYLES: Final = {
     "warn": "yellow",
     "notice": "yellow",
 }
+WAITS_AFTER: Final = 3.0
+"""Seconds in the queue before who watches is told why."""
 CHANGED: Final = 40
 """Changed files that are listed."""
 
@@ -122,19 +124,39 @@ class Watcher:
         )
 
 
-@contextmanager
-def goes_on(session: Session, task_id: str, command: str) -> Iterator[None]:
-    """Say at Ctrl-C that only the watching ends, and which `command` goes on with it."""
+@asynccontextmanager
+async def watching(session: Session, client: AsyncClient, task_id: str, command: str) -> AsyncIterator[None]:
+    """Around what shows a task to its end: say what it waits for if it does not begin, and at Ctrl-C that only the
+    watching ends, and which `command` goes on with it."""
+    waiting = asyncio.create_task(_say_why_it_waits(session, client, task_id))
     try:
         yield
     except asyncio.CancelledError:
         session.output.remark(f"{task_id} goes on; `{command}` shows it again, `claw cancel {task_id}` ends it")
         raise
+    finally:
+        waiting.cancel()
+        with suppress(asyncio.CancelledError):
+            await waiting
+
+
+async def _say_why_it_waits(session: Session, client: AsyncClient, task_id: str) -> None:
+    from cloudclaw.cli.task_view import state_of
+    from cloudclaw.errors import CloudClawError
+    from cloudclaw.v1 import task_pb2
+
+    await asyncio.sleep(WAITS_AFTER)
+    with suppress(CloudClawError):  # what is wrong is told by what shows the task
+        found = await client.explain(task_id)
+        if found.task.state == task_pb2.TASK_STATE_QUEUED and not found.task.parked:
+            session.output.remark(f"{task_id} is {state_of(found.task)}")
+            for reason in found.reasons:
+                session.output.remark(f"  {clean(reason)}")
 
 
 async def run_to_end(session: Session, client: AsyncClient, task_id: str, *, full: bool = False) -> task_pb2.Result:
     """Show a task's events to its end, then what came of it."""
-    with goes_on(session, task_id, f"claw events {task_id} --follow"):
+    async with watching(session, client, task_id, f"claw events {task_id} --follow"):
         async with aclosing(Watcher(session, task_id, full=full).show()) as events:
             async for _ in events:
                 pass

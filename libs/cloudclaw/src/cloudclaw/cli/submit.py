@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from cloudclaw.cli.command import command
-from cloudclaw.cli.follow import goes_on, run_to_end
+from cloudclaw.cli.follow import run_to_end, watching
 from cloudclaw.cli.session import STREAM, Session
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ async def _log_to_end(session: Session, client: AsyncClient, task_id: str) -> ta
     from cloudclaw.cli.text import clean, word
     from cloudclaw.v1 import task_pb2
 
-    with goes_on(session, task_id, f"claw logs {task_id} --follow"):
+    async with watching(session, client, task_id, f"claw logs {task_id} --follow"):
         await stream(session, client.tail(task_id))
         await client.wait(task_id)
     result = await client.result(task_id)
