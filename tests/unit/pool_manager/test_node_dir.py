@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,26 @@ async def test_a_damaged_note_is_dropped_and_the_others_are_kept(tmp_path: Path)
     assert await there.lease() is None
     assert sorted(p.name for p in (tmp_path / "attempts").iterdir()) == ["att-a"]
     there.close()
+
+
+async def test_the_file_of_a_note_that_was_forgotten_holds_nothing_and_takes_the_next(tmp_path: Path) -> None:
+    there = NodeDirectory(tmp_path)
+    await there.remember_attempt(replace(started("att-a"), assignment=b"a secret" * 100))
+    file = (tmp_path / "attempts" / "att-a").stat().st_ino
+    await there.forget_attempt("att-a")
+    (spare,) = (tmp_path / "spare").iterdir()
+    assert (spare.stat().st_ino, spare.read_bytes()) == (file, b"")
+    assert await there.attempts() == []
+    await there.remember_attempt(started("att-b"))
+    await there.remember_attempt(started("att-c"))
+    assert (tmp_path / "attempts" / "att-b").stat().st_ino == file
+    assert await there.attempts() == [started("att-b"), started("att-c")]
+    await there.forget_attempt("att-b")
+    there.close()
+    again = NodeDirectory(tmp_path)
+    assert list((tmp_path / "spare").iterdir()) == []
+    assert await again.attempts() == [started("att-c")]
+    again.close()
 
 
 def test_a_second_process_on_the_same_directory_is_refused(tmp_path: Path) -> None:

@@ -24,7 +24,8 @@ class _Lease(msgspec.Struct):
 
 class NodeDirectory:
     """Files below one directory: `lock`, `lease.json`, `term`, `draining`, `attempts/UID`, `logs/UID`,
-    `transcripts/UID`.
+    `transcripts/UID`; and `spare/…`, empty ones that become notes of attempts again. Where many files come and go, a
+    file system takes ever longer to make the next: ext4 without a journal passes over all that were removed lately.
 
     Beside them live `trees/` (workspaces) and `slots/` (backends), which are others' business.
     """
@@ -41,6 +42,9 @@ class NodeDirectory:
         self._logs.mkdir(exist_ok=True)
         self._transcripts = path / "transcripts"
         self._transcripts.mkdir(exist_ok=True)
+        self._spare = path / "spare"
+        self._spare.mkdir(exist_ok=True)
+        self._spares: list[Path] = []
         self._lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -53,6 +57,8 @@ class NodeDirectory:
                 subject=str(path),
                 reason="NODE_DIR_LOCKED",
             ) from error
+        for left in self._spare.iterdir():
+            left.unlink()
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
@@ -91,9 +97,7 @@ class NodeDirectory:
             await asyncio.to_thread(_replace, self.path / "draining", f"{drain}\n".encode())
 
     async def remember_attempt(self, started: Started) -> None:
-        # Without fsync: it must outlive this process, and after a crash of the machine its sandbox is gone. Without a
-        # rename: one that was cut short was never acted upon.
-        await asyncio.to_thread(_write, self._attempts / started.uid, msgspec.msgpack.encode(started))
+        await asyncio.to_thread(self._remember, started.uid, msgspec.msgpack.encode(started))
 
     async def forget_attempt(self, uid: str) -> None:
         await asyncio.to_thread(self._forget, uid)
@@ -113,11 +117,28 @@ class NodeDirectory:
     async def attempts(self) -> Sequence[Started]:
         return await asyncio.to_thread(self._read_attempts)
 
+    def _remember(self, uid: str, note: bytes) -> None:
+        # Without fsync: it must outlive this process, and after a crash of the machine its sandbox is gone. One that
+        # was cut short was never acted upon.
+        try:
+            spare = self._spares.pop()
+        except IndexError:
+            _write(self._attempts / uid, note)
+            return
+        _write(spare, note)
+        spare.rename(self._attempts / uid)
+
     def _forget(self, uid: str) -> None:
         # What is left by a crash in between is found by its note and forgotten then.
         (self._logs / uid).unlink(missing_ok=True)
         (self._transcripts / uid).unlink(missing_ok=True)
-        (self._attempts / uid).unlink(missing_ok=True)
+        spare = self._spare / uid
+        try:
+            (self._attempts / uid).rename(spare)
+        except FileNotFoundError:
+            return
+        os.truncate(spare, 0)
+        self._spares.append(spare)
 
     def _read_lease(self) -> _Lease | None:
         data = _read(self.path / "lease.json")
