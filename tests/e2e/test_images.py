@@ -11,7 +11,7 @@ from cloudclaw.v1 import pool_manager_pb2, task_pb2
 from tests.support.agents import ask, require_agents
 from tests.support.engine import Docker
 from tests.support.image_stack import ImageStack, agents_image
-from tests.support.require import CACHE
+from tests.support.require import CACHE, require_binary
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600), pytest.mark.asyncio(loop_scope="module")]
 
@@ -31,6 +31,7 @@ text = "It is written."
 def images(docker: Docker) -> dict[str, str]:
     """Tags by service, and the slots' with an agent."""
     require_agents("claude-code")
+    require_binary("minio")
     built = dict(zip(SERVICES, docker.build(*SERVICES), strict=True))
     return {**built, "agent": agents_image(docker, CACHE / "agents/current")}
 

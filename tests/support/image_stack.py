@@ -95,7 +95,8 @@ class ImageStack(AgentStack):
             process.terminate()
         for process in self._stores:
             await asyncio.to_thread(process.wait, 20)
-        await asyncio.to_thread(self._unshare, self.directory / "nodes")
+        if os.path.ismount(self.directory / "nodes"):
+            await asyncio.to_thread(self._unshare, self.directory / "nodes")
         if self._folder is not None:
             self._folder.close()
         problems = [end for end in ends if end]
