@@ -32,24 +32,35 @@ async def test_a_session_goes_on_elsewhere_and_no_turn_is_run_twice(tmp_path: Pa
 
 @pytest.mark.agents
 @pytest.mark.timeout(300)
-async def test_an_answer_whose_node_dies_before_it_is_parked_is_in_the_result(tmp_path: Path) -> None:
-    """Nothing follows it but the end: no other attempt has anything to say."""
+async def test_a_conversation_loses_a_node_in_an_answer_and_one_after_it_and_no_word(tmp_path: Path) -> None:
+    """The second one before it is parked: nothing follows but the end, and no other attempt has anything to say."""
     require_agents("claude-code")
-    async with AgentStack(tmp_path, SCRIPT, nodes=2, slots=1, restart=False) as stack:
-        await stack.wait_ready("claude-code", nodes=2)
+    async with AgentStack(tmp_path, SCRIPT, nodes=3, slots=1, restart=False) as stack:
+        await stack.wait_ready("claude-code", nodes=3)
         tenant = stack.tenant("acme")
-        talk = task_pb2.Conversation(park_after=Duration(seconds=3600))
-        task = await ask(tenant, "claude-code", "Say hello. [[scenario:hello]]", conversation=talk)
-
+        await tenant.create_workspace("tree")
+        task = await ask(
+            tenant,
+            "claude-code",
+            "Say hello. [[scenario:recall]]",
+            conversation=task_pb2.Conversation(park_after=Duration(seconds=3600)),
+            workspace=task_pb2.WorkspaceSelection(name="tree", mode=EXCLUSIVE),
+        )
+        assert await send(tenant, task, "Write the three lines. [[scenario:resume]]", "m-1")
+        await stack.model.asked_for("resume", 2, within=120)
+        await checkpointed(tenant, task)
+        await stack.kill_node((await tenant.get(task)).attempts[-1].node)
+        await stack.model.asked_for("resume", 2, times=2, within=120)
+        await stack.model.release("dead")
         await recorded(stack, task)
-        lost = (await tenant.get(task)).attempts[-1].node
-        await stack.kill_node(lost)
-        waiting = await parked(tenant, task)
-        assert [attempt.state for attempt in waiting.attempts][:1] == [task_pb2.ATTEMPT_STATE_LOST]
+        await stack.kill_node((await tenant.get(task)).attempts[-1].node)
+        waiting = await parked(tenant, task, inputs=1)
+        lost, left = task_pb2.ATTEMPT_STATE_LOST, task_pb2.ATTEMPT_STATE_FAILED
+        assert [attempt.state for attempt in waiting.attempts] == [lost, lost, left]
         assert await send(tenant, task, "", "bye", end=True)
         assert (await tenant.wait(task)).state == task_pb2.TASK_STATE_SUCCEEDED
-        assert (await tenant.result(task)).final_message == "It is written."
-        assert answered(await stack.model.requests("hello")) == [0, 1], "nothing was asked twice"
+        assert (await tenant.result(task)).final_message == "All three are done."
+        assert answered(await stack.model.requests("resume")) == [0, 1, 2, 3], "nothing was asked twice"
 
 
 async def recorded(stack: AgentStack, task: str) -> None:
@@ -59,7 +70,7 @@ async def recorded(stack: AgentStack, task: str) -> None:
 
         async def holds() -> bool:
             found = await Transactions(kv).get_task("acme", task)
-            return found is not None and found.record.answered
+            return found is not None and found.record.answered and found.record.inputs_done > 0
 
         await eventually("a checkpoint holds the answer", holds, 120.0)
     finally:
