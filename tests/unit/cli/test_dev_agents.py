@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import EntryPoint
+import socket
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,33 @@ def test_one_agent_can_wait_warm_if_it_is_offered(prefix: Path, tmp_path: Path) 
     assert pool["warm"] == "claude-code"
     with pytest.raises(InvalidArgumentError, match="there are claude-code"):
         pools(DevOptions(tmp_path / "e", base_port=0, warm="opencode"))
+
+
+def test_an_agent_that_does_not_wait_is_not_taken_for_warm(prefix: Path, tmp_path: Path) -> None:
+    for name in ("claude", "codex"):
+        program(prefix / "bin" / name)
+    with pytest.raises(InvalidArgumentError, match="claude-code can"):
+        pools(DevOptions(tmp_path / "d", base_port=0, warm="codex"))
+    cold = set()
+    for point in entry_points(group="cloudclaw.runtimes"):
+        if point.name in agents.PROGRAMS and point.load()().warmth() is None:
+            cold.add(point.name)
+    assert cold == agents.COLD
+
+
+def test_a_port_or_a_folder_that_cannot_be_had_is_refused_before_anything_starts(bare: Claw, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ran = bare("dev", "--data-dir", str(tmp_path / "d"), "--no-agents", "--base-port", str(port))
+    assert (ran.code, ran.out) == (6, "")
+    assert f"port {port} cannot be had: Address already in use" in ran.err
+    file = tmp_path / "file"
+    file.touch()
+    ran = bare("dev", "--data-dir", str(file), "--no-agents", "--base-port", "0")
+    assert (ran.code, ran.out) == (2, "")
+    assert f"--data-dir: {file}: File exists" in ran.err
 
 
 def test_a_scripted_model_is_asked_for_by_names_with_which_agents_let_it_work(prefix: Path, tmp_path: Path) -> None:

@@ -133,6 +133,24 @@ async def test_who_watches_is_told_why_it_waits_and_how_to_come_back(
         assert f"claw cancel {TASK}" in last
 
 
+@pytest.mark.parametrize(
+    ("reason", "session", "said"),
+    [
+        (task_pb2.END_REASON_BAD_CONFIGURATION, ("--session", "s"), "lies in one workspace"),
+        (task_pb2.END_REASON_BAD_CONFIGURATION, (), ""),
+        (task_pb2.END_REASON_RUN_TIMEOUT, ("--session", "s"), "`--timeout` is the limit"),
+    ],
+)
+def test_an_end_says_what_can_be_done_about_it(
+    claw: Claw, services: Services, reason: task_pb2.EndReason, session: tuple[str, ...], said: str
+) -> None:
+    services.scheduler.results[TASK] = task_pb2.Result(state=task_pb2.TASK_STATE_FAILED, reason=reason, message="no")
+    ran = claw(*AGENT, "--wait", "--prompt", "go", *session)
+    assert ran.code == 1
+    assert said in ran.out + ran.err
+    assert ("lies in one workspace" in ran.err) == (said == "lies in one workspace")
+
+
 def test_an_outage_is_told_once_it_lasts(capsys: pytest.CaptureFixture[str]) -> None:
     away = Session(Given(endpoint="127.0.0.1:1"))._away("127.0.0.1:1", 120.0)
     assert away is not None

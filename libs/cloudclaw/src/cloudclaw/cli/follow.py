@@ -113,7 +113,9 @@ class Watcher:
         from cloudclaw.cli.task_view import state_of
 
         parts = []
-        if self._task is not None:
+        if self._task is None:
+            parts.append("connecting")
+        else:
             last = self._task.attempts[-1] if self._task.attempts else None
             parts.append(state_of(self._task))
             if last is not None:

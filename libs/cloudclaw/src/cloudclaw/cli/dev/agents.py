@@ -22,6 +22,8 @@ COMMAND: Final = "command"
 SCRIPTED: Final = {"codex": "scripted", "gemini": "gemini-2.5-pro"}
 """Models that agents ask a scripted one for. By their own default Codex offers a model that it knows no tools that a
 script could use, and Gemini first asks another which one to ask."""
+COLD: Final = frozenset(("openclaw", "codex", "gemini"))
+"""Agents that do not wait warm; their adapters say why."""
 _MEMORY: Final = 3 << 30
 """Bytes for an attempt: the largest of them takes 1.2 GB for itself, and what it starts runs beside it."""
 _PIDS: Final = 1024
@@ -50,11 +52,14 @@ class Agents:
         """What a pool that offers them is set to, beside its size and backend.
 
         `warm` waits in its idle slots; `scripted`: their model is a scripted one.
-        Raises `InvalidArgumentError` when it does not offer `warm`.
+        Raises `InvalidArgumentError` when it does not offer `warm`, or that one does not wait.
         """
         if warm and warm not in self.runtimes:
             offered = ", ".join(self.runtimes) or "no agents: `make setup` installs them"
             raise InvalidArgumentError(f"{warm!r} is not offered; there are {offered}", field="--warm")
+        if warm in COLD:
+            others = ", ".join(name for name in self.runtimes if name not in COLD) or "none that is offered"
+            raise InvalidArgumentError(f"{warm} gains nothing by waiting, and does not; {others} can", field="--warm")
         if not self.runtimes:
             return {}
         settings: dict[str, Any] = {

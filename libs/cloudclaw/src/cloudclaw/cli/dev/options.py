@@ -86,16 +86,18 @@ def _check_script(file: Path) -> None:
 class DevDirectory:
     """The folder of one `claw dev`, locked while it runs.
 
-    Raises `PreconditionError` when another `claw dev` has it.
+    Raises `PreconditionError` when another `claw dev` has it, `InvalidArgumentError` when it cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
-        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.path.chmod(0o700)
-        for name in ("run", "log", "keys", "etcd", "objects", "nodes", "gateways", "workspace"):
-            (self.path / name).mkdir(exist_ok=True, mode=0o700)
-        self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._lock = self._lay_out()
+        except OSError as error:
+            raise InvalidArgumentError(
+                f"{error.filename or self.path}: {error.strerror}; give a folder of your own",
+                field="--data-dir",
+            ) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -106,6 +108,14 @@ class DevDirectory:
         for stale in (self.path / "run").glob("*.pid"):
             stale.unlink()
         (self.path / "ready.json").unlink(missing_ok=True)
+
+    def _lay_out(self) -> int:
+        """Make the folders; answers the lock's descriptor."""
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.path.chmod(0o700)
+        for name in ("run", "log", "keys", "etcd", "objects", "nodes", "gateways", "workspace"):
+            (self.path / name).mkdir(exist_ok=True, mode=0o700)
+        return os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     @property
     def key(self) -> Path:
@@ -145,8 +155,9 @@ class Ports:
         self._held: list[socket.socket] = []
 
     def address(self, distance: int) -> str:
-        """`host:port` of the part at `distance` from the base."""
+        """`host:port` of the part at `distance` from the base. Raises `PreconditionError` when the port is taken."""
         if self._base:
+            _check_free(self._base + distance)
             return f"127.0.0.1:{self._base + distance}"
         # Held until all are chosen, so that no two parts get the same one.
         holder = socket.socket()
@@ -160,3 +171,16 @@ class Ports:
         for holder in self._held:
             holder.close()
         self._held.clear()
+
+
+def _check_free(port: int) -> None:
+    """A part that cannot listen would say so only in its log, after some tries."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise PreconditionError(
+                f"port {port} cannot be had: {error.strerror}; give another --base-port, or 0 for free ones",
+                subject=str(port),
+            ) from error
