@@ -56,6 +56,7 @@ class ImageStack(AgentStack):
         )
         self._folder: DevDirectory | None = None
         self._started: list[str] = []
+        self._shared = False
         self._stores: list[subprocess.Popen[bytes]] = []
 
     async def __aenter__(self) -> Self:
@@ -82,6 +83,7 @@ class ImageStack(AgentStack):
             own(self.directory / name, SERVICE_UID)
         # What the manager mounts for slots must arrive on the host, where the engine takes it from.
         await asyncio.to_thread(self._share, self.directory / "nodes")
+        self._shared = True
         for spec in components.services():
             await asyncio.to_thread(self._service, spec)
         for spec in components.services():
@@ -95,7 +97,7 @@ class ImageStack(AgentStack):
             process.terminate()
         for process in self._stores:
             await asyncio.to_thread(process.wait, 20)
-        if os.path.ismount(self.directory / "nodes"):
+        if self._shared:
             await asyncio.to_thread(self._unshare, self.directory / "nodes")
         if self._folder is not None:
             self._folder.close()
