@@ -129,14 +129,19 @@ async def test_a_lost_container_ends_its_attempt_and_is_replaced(
 
 
 async def test_a_supervisor_killed_for_memory_is_told_from_other_deaths(node: Node, docker: Docker, name: Name) -> None:
-    """The container's own limit was hit, and not a task's."""
-    slot = await node.pool().provision(0)
-    docker.cli("update", "--memory", "40m", "--memory-swap", "40m", name(0))
-    failing = asyncio.ensure_future(slots.until(slot, lambda status: False))
-    with pytest.raises(SlotFailedError):
-        await slots.start(node, slot, "sleep", "60", stdin=bytes(32 << 20))
-    with pytest.raises(SlotFailedError, match="for want of memory"):
-        await failing
+    """The container's own limit was hit, and not a task's. It is replaced as others are."""
+    async with kept(node, 1) as pool:
+        occupant = Occupant()
+        entry = await taken(pool, occupant)
+        slot = entry.occupied()
+        docker.cli("update", "--memory", "40m", "--memory-swap", "40m", name(0))
+        with pytest.raises(SlotFailedError):
+            await slots.start(node, slot, "sleep", "60", stdin=bytes(32 << 20))
+        await eventually("the attempt is told", lambda: bool(occupant.failed))
+        assert "for want of memory" in occupant.failed[0]
+        await eventually("another slot", all_idle(pool))
+        assert entry.occupied() is not slot
+        assert (await slots.run(node, entry.occupied(), "echo", "next")).stdout == b"next\n"
 
 
 async def test_a_slot_that_keeps_breaking_is_quarantined_and_the_others_serve(
