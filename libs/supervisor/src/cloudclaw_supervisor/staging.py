@@ -35,8 +35,8 @@ def stage(config: Config) -> str:
     be open to other users. What is mounted in the skeleton later, arrives here; nothing else does. Replaces the files
     in `config.groups` by descriptors. Returns the path of the skeleton.
     """
-    stage_dir = next(path for path in _STAGES if os.path.isdir(path))
     linux.private_mounts()
+    stage_dir = _place()
     # Opened before the skeleton covers `stage_dir`, in case a source lies there.
     sources = [(os.open(source, os.O_PATH), target) for source, target in (*config.read_only, *config.extra)]
     _open_groups(config.groups)
@@ -47,6 +47,13 @@ def stage(config: Config) -> str:
         os.close(fd)
     _leave_the_rest(stage_dir, config)
     return stage_dir
+
+
+def _place() -> str:
+    """A directory to cover; if possible one in which nothing is mounted, since what is hidden cannot be dropped."""
+    there, points = [path for path in _STAGES if os.path.isdir(path)], _mount_points()
+    free = [path for path in there if not any(_below(point, (path,)) for point in points)]
+    return (free or there)[0]
 
 
 def _open_groups(groups: dict[str, Any]) -> None:
