@@ -28,7 +28,7 @@ from tests.attacks.hostile_stack import (
 )
 from tests.support.agents import ask, events, parked, require_agents, send
 from tests.support.processes import eventually
-from tests.support.stack import now, seconds
+from tests.support.stack import seconds
 from tests.support.trees import paths_beneath
 
 pytestmark = [pytest.mark.agents, pytest.mark.timeout(300), pytest.mark.asyncio(loop_scope="module")]
@@ -207,17 +207,16 @@ async def test_a_task_that_prints_without_end_holds_up_nobody(hostile: Hostile) 
     other, _ = await hostile.tenant("whisperer")
     loud = await begin(tenant, "loud")
     await eventually("it prints", lambda: bool(hostile.asked("loud")))
-    took = []
+    beside = 0
     while not ended(await tenant.get(loud)):
-        started = now()
         task = await other.shell("echo hello")
         await other.wait(task)
-        took.append(now() - started)
+        beside += 1
         assert [attempt.number for attempt in (await other.result(task)).attempts] == [1]
     result = await tenant.result(loud)
     assert len(result.attempts) == 1, "its node was never given up"
     assert "LOUD" in await printed(tenant, loud)
-    assert max(took) < 5.0, took
+    assert beside > 3, "whole lives of others' tasks, while it printed"
 
 
 def ended(task: task_pb2.Task) -> bool:
