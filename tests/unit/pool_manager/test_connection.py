@@ -8,7 +8,8 @@ import pytest
 import pytest_asyncio
 
 from cloudclaw.v1 import scheduler_pb2 as pb
-from tests.unit.pool_manager.rig import LEADER, Rig, settle
+from tests.unit.pool_manager.fake_leader import LEADER
+from tests.unit.pool_manager.rig import Rig, settle
 
 
 @pytest_asyncio.fixture
