@@ -151,6 +151,15 @@ def test_an_end_says_what_can_be_done_about_it(
     assert ("lies in one workspace" in ran.err) == (said == "lies in one workspace")
 
 
+def test_a_command_that_ran_too_long_names_the_option(claw: Claw, services: Services) -> None:
+    services.scheduler.results[TASK] = task_pb2.Result(
+        state=task_pb2.TASK_STATE_FAILED, reason=task_pb2.END_REASON_RUN_TIMEOUT, message="ran too long"
+    )
+    ran = claw("submit", "--wait", "--", "x")
+    assert ran.code == 1
+    assert "`--timeout` is the limit" in ran.err
+
+
 def test_an_outage_is_told_once_it_lasts(capsys: pytest.CaptureFixture[str]) -> None:
     away = Session(Given(endpoint="127.0.0.1:1"))._away("127.0.0.1:1", 120.0)
     assert away is not None

@@ -78,10 +78,11 @@ async def test_reads_that_cannot_be_are_refused_precisely(user: User) -> None:
     await user.write("ws", {"dir/file": b"12345"})
     with pytest.raises(OutOfRangeError):
         await user.read("ws", "dir/file", offset=6)
-    with pytest.raises(PreconditionError):
+    with pytest.raises(PreconditionError, match=r"^'dir' is no regular file$"):
         await user.read("ws", "dir")
-    with pytest.raises(NotFoundError):
+    with pytest.raises(NotFoundError, match=r"^no file 'dir/other' in snapshot ") as missing:
         await user.read("ws", "dir/other")
+    assert missing.value.reason == "NO_FILE"
     with pytest.raises(NotFoundError):
         await user.read("ws", "dir/file", snapshot="snap-unknown")
     with pytest.raises(NotFoundError):

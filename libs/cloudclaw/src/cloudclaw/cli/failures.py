@@ -32,6 +32,7 @@ _EXIT_CODES: Final = {
 """Status codes that are not here (UNAVAILABLE, INTERNAL, DATA_LOSS, UNIMPLEMENTED) exit with 5: the service could
 not do it."""
 
+_TASKS: Final = "`claw ls` lists tasks; those of other tenants are not found"
 _BY_REASON: Final = {
     "TOKEN_MISSING": "set CLAW_TOKEN or give --token; `claw token create` makes one for development",
     "TOKEN_EXPIRED": "ask for a new token; `claw token create` makes one for development",
@@ -39,6 +40,15 @@ _BY_REASON: Final = {
     "TOKEN_UNKNOWN_KEY": "the token belongs to another installation; see CLAW_TOKEN and CLAW_ENDPOINT",
     "WRONG_TENANT": "use a token of that tenant, or another --tenant or CLAW_TENANT",
     "NO_NODE": "",
+    "NO_POOL": "",
+    "NO_SLOT": "",
+    "NO_TASK": _TASKS,
+    "TASK_NOT_FOUND": _TASKS,
+    "ATTEMPT_NOT_FOUND": "`claw get TASK` shows those that there are",
+    "NO_WORKSPACE": "`claw ws ls` lists workspaces; those of other tenants are not found",
+    "WORKSPACE_NOT_FOUND": "`claw ws ls` lists workspaces; those of other tenants are not found",
+    "NO_SNAPSHOT": "`claw ws snapshots NAME` lists those that there are",
+    "NO_FILE": "`claw ws files NAME --recursive` lists those that there are",
     "MODEL_KEY_NOT_FOUND": "`claw tenant keys` lists those that there are",
     "ROLE_REQUIRED": "use a token with that role: `claw token create --role operator …`",
     "TASK_NOT_ENDED": "follow it with `claw logs --follow TASK`, an agent with `claw events --follow TASK`; or see"

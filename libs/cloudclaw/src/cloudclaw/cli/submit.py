@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from cloudclaw.cli.command import command
-from cloudclaw.cli.follow import run_to_end, watching
+from cloudclaw.cli.follow import hint_for, run_to_end, watching
 from cloudclaw.cli.session import STREAM, Session
 
 if TYPE_CHECKING:
@@ -221,6 +221,8 @@ async def _log_to_end(session: Session, client: AsyncClient, task_id: str) -> ta
         state = word(task_pb2.TaskState.Name(result.state), "TASK_STATE_")
         reason = word(task_pb2.EndReason.Name(result.reason), "END_REASON_")
         session.output.remark(clean(f"{task_id} {state}: {reason}" + (f": {result.message}" if result.message else "")))
+        if hint := hint_for(result):
+            session.output.remark(f"  {hint}")
     return result
 
 

@@ -74,7 +74,7 @@ class SnapshotReader:
         """As `WorkspaceManager.read`."""
         item = (await self.manifest(tenant, pointer)).get(path)
         if item is None:
-            raise NotFoundError(f"no file {brief(path)} in snapshot {pointer.id}")
+            raise NotFoundError(f"no file {brief(path)} in snapshot {pointer.id}", reason="NO_FILE")
         if item.entry.type is not FileType.REGULAR:
             raise PreconditionError(f"{brief(path)} is no regular file", subject="path", reason="NOT_A_FILE")
         if offset < 0 or offset > item.entry.size:

@@ -44,7 +44,9 @@ class Operations:
         """All pools, or the one named. Raises `NotFoundError`."""
         templates = self._manager.templates
         if name and name not in templates:
-            raise NotFoundError(f"node {self.node} has no pool {name!r}; it has {', '.join(sorted(templates))}")
+            raise NotFoundError(
+                f"node {self.node} has no pool {name!r}; it has {', '.join(sorted(templates))}", reason="NO_POOL"
+            )
         return [(pool, template) for pool, template in sorted(templates.items()) if not name or pool == name]
 
     def slots(self, pool: str = "") -> list[SlotView]:
@@ -92,7 +94,8 @@ class Operations:
         found = [view for view in self.slots() if slot in (view.name, f"{view.entry.pool}/{view.entry.name}")]
         if not found:
             known: Sequence[str] = [view.name for view in self.slots()]
-            raise NotFoundError(f"node {self.node} has no slot {slot!r}; it has {', '.join(known) or 'none'}")
+            there = ", ".join(known) or "none"
+            raise NotFoundError(f"node {self.node} has no slot {slot!r}; it has {there}", reason="NO_SLOT")
         view = found[0]
         if view.entry.occupant is not None and not force:
             raise PreconditionError(

@@ -54,7 +54,7 @@ class Browser:
         pointer = await self._pointer(tenant, name, cursor[0] if cursor else snapshot_id)
         if pointer is None:
             if path:
-                raise NotFoundError(f"no file {path!r}: workspace {name!r} is still empty")
+                raise NotFoundError(f"no file {path!r}: workspace {name!r} is still empty", reason="NO_FILE")
             return [], ""
         entries = await self._manager.manifest(tenant, pointer)
         top = paths.TOP
@@ -101,12 +101,20 @@ class Browser:
         candidates = paths.candidates(path)
         pointer = await self._pointer(tenant, name, snapshot_id)
         if pointer is None:
-            raise NotFoundError(f"no file {path!r}: workspace {name!r} is still empty")
+            raise NotFoundError(f"no file {path!r}: workspace {name!r} is still empty", reason="NO_FILE")
         place = candidates[0]
         if len(candidates) > 1:
             place = _find(await self._manager.manifest(tenant, pointer), path).path
-        async for piece in self._manager.read(tenant, pointer, place, offset=offset, length=length):
-            yield piece
+        try:
+            async for piece in self._manager.read(tenant, pointer, place, offset=offset, length=length):
+                yield piece
+        except (NotFoundError, PreconditionError) as error:
+            # A snapshot's own names begin above the workspace; its user knows the file by the name that was asked for.
+            if error.reason == "NO_FILE":
+                raise NotFoundError(f"no file {path!r} in snapshot {pointer.id}", reason="NO_FILE") from error
+            if error.reason == "NOT_A_FILE":
+                raise PreconditionError(f"{path!r} is no regular file", subject="path", reason="NOT_A_FILE") from error
+            raise
 
     async def archive(self, tenant: str, name: str, snapshot_id: str) -> AsyncIterator[bytes]:
         """The workspace's files as a tar stream, out of the store: nothing is checked out."""
@@ -141,7 +149,7 @@ def _find(entries: Sequence[FileEntry], path: str) -> FileEntry:
         for entry in entries:
             if entry.path == place:
                 return entry
-    raise NotFoundError(f"no file {path!r}")
+    raise NotFoundError(f"no file {path!r}", reason="NO_FILE")
 
 
 def _member(entry: FileEntry, link: bytes) -> tar.Member:
