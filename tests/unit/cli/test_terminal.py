@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pty
 import subprocess
 import sys
-import termios
+import time
+from pathlib import Path
 
 import pytest
 
@@ -16,10 +16,19 @@ from cloudclaw.rpc.auth import Minter
 from tests.unit.cli.conftest import Claw
 from tests.unit.cli.fakes import Services
 
+_WITH_A_TERMINAL = """
+import os, runpy
+os.open(os.ttyname(0), os.O_RDWR)  # the first that a new session opens is its own: the terminal whose Ctrl-C it gets
+runpy.run_module("cloudclaw.cli", run_name="__main__", alter_sys=True)
+"""
 
-def _own_terminal() -> None:
-    """In the child: its standard input is the terminal whose Ctrl-C it gets."""
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+def _until_it_sleeps(pid: int) -> None:
+    """Return once the process waits for what is typed: its question stands there a moment before it does."""
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+        assert time.monotonic() < deadline, "it never waits"
+        time.sleep(0.01)
 
 
 def on_a_terminal(
@@ -33,20 +42,25 @@ def on_a_terminal(
     base |= {"TERM": "xterm-256color", "COLUMNS": "150", "CLAW_TOKEN": token, "CLAW_ENDPOINT": services.address}
     try:
         with subprocess.Popen(
-            [sys.executable, "-m", "cloudclaw.cli", *arguments],
+            [sys.executable, *(("-c", _WITH_A_TERMINAL) if once else ("-m", "cloudclaw.cli")), *arguments],
             stdin=theirs if typed else subprocess.DEVNULL, stdout=theirs, stderr=theirs, env=base | environment,
-            start_new_session=bool(once), preexec_fn=_own_terminal if once else None,
+            start_new_session=bool(once),
         ) as process:  # fmt: skip
             os.close(theirs)
             seen = b""
             try:
                 while once.encode() not in seen:
                     seen += os.read(ours, 4096)
+                if once:
+                    _until_it_sleeps(process.pid)
                 os.write(ours, typed)
                 while piece := os.read(ours, 4096):
                     seen += piece
             except OSError:
                 pass  # how a terminal says that nobody writes to it any more
+            except BaseException:
+                process.kill()  # before it is waited for
+                raise
             assert process.wait(30) == code, seen
     finally:
         os.close(ours)
