@@ -95,9 +95,10 @@ def test_an_upstream_that_no_agent_uses_by_itself_is_remarked_on(claw: Claw) -> 
     assert "anthropic, openai, gemini" in ran.err
 
 
-def test_the_question_for_a_key_can_be_left_without_one(services: Services) -> None:
-    seen = on_a_terminal(services, "tenant", "set-key", "anthropic", typed=b"\x04", once="key for anthropic: ", code=2)
-    assert "no key came" in seen
+@pytest.mark.parametrize(("typed", "code", "said"), [(b"\x03", 130, ""), (b"\x04", 2, "no key came")])
+def test_the_question_for_a_key_can_be_left(services: Services, typed: bytes, code: int, said: str) -> None:
+    seen = on_a_terminal(services, "tenant", "set-key", "anthropic", typed=typed, once="key for anthropic: ", code=code)
+    assert said in seen
     assert "Traceback" not in seen
     assert not services.scheduler.keys
 

@@ -43,7 +43,9 @@ async def set_key(
             " consider replacing this one",
             field="KEY",
         )
-    await session.client().set_model_key(upstream, _key(upstream, key_file))
+    # Before there are a connection's threads: one of them could get the Ctrl-C that is to end the question.
+    key = _key(upstream, key_file)
+    await session.client().set_model_key(upstream, key)
     if session.output.json:
         session.output.fields({"upstream": upstream})
     else:
