@@ -8,6 +8,9 @@ MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 STATE := $(or $(XDG_STATE_HOME),$(HOME)/.local/state)/cloudclaw
 PYTEST_ARGS ?=
+# Most tests of whole stacks wait for something, so files run beside each other, in the order of their names: the long
+# ones come first, the quick ones fill up the end. (`PYTEST_ARGS="-n 0"`: one after the other.)
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help setup protos lint types test demo up down bench images fmt clean
 
@@ -37,7 +40,7 @@ types: ## Check the types (mypy, strict)
 
 test: ## Run all tests; PYTEST_ARGS="-k name" narrows them
 	@deploy/setup.sh
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest $(PARALLEL) $(PYTEST_ARGS)
 
 demo: ## Nodes are killed at work: see every task finish once, and an agent go on where it was
 	@deploy/setup.sh etcd agents

@@ -73,7 +73,7 @@ class Model:
         """What was asked of a scenario, in order; side calls (titles, counts) are not among them."""
         return await asyncio.to_thread(self._client.requests, scenario)
 
-    async def asked_for(self, scenario: str, turn: int, *, times: int = 1, within: float = 60.0) -> None:
+    async def asked_for(self, scenario: str, turn: int, *, times: int = 1, within: float = 120.0) -> None:
         """Wait until that turn (from 0) was asked for so often."""
         await asyncio.to_thread(self._client.asked_for, scenario, turn, times=times, within=within)
 

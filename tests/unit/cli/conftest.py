@@ -52,7 +52,7 @@ def services(tmp_path: Path) -> Iterator[Services]:
 @pytest.fixture
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Claw:
     """`claw` with an environment that says nothing."""
-    for name in ("CLAW_ENDPOINT", "CLAW_WORKSPACE_ENDPOINT", "CLAW_TOKEN", "CLAW_TENANT"):
+    for name in ("CLAW_ENDPOINT", "CLAW_WORKSPACE_ENDPOINT", "CLAW_TOKEN", "CLAW_TENANT", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("CLAW_DATA_DIR", str(tmp_path / "dev-data"))
 
