@@ -223,7 +223,8 @@ class _Passage:
     def _foreseen(self, data: bytearray, patience: Patience) -> tuple[Price | None, Use | None]:
         """The price of the model that is asked for, and what the request may use at most; None when nobody knows.
 
-        Under a limit on spend a model must have a price: without one the limit could not be kept. Raises `Refusal`.
+        Under a limit on spend a model must have a price: without one the limit could not be kept. Raises `Refusal`;
+        never with the status of a refused key, which agents would tell their user to look at.
         """
         compressed = any(name.lower() == "content-encoding" for name, _ in self._exchange.headers)
         writes = self._route.writes
@@ -251,14 +252,14 @@ class _Passage:
         what = f"model {model[:100]!r} of upstream {self._upstream.name}"
         if price is None:
             raise Refusal(
-                403,
+                400,
                 Mark.NO_PRICE,
                 f"the task has a limit on spend, and {what} has no price: the operator sets prices in"
                 " CLAW_GATEWAY_UPSTREAMS",
             )
         if dearer:
             raise Refusal(
-                403, Mark.NO_PRICE, f"the task has a limit on spend, and {what} costs more than its price at {dearer}"
+                400, Mark.NO_PRICE, f"the task has a limit on spend, and {what} costs more than its price at {dearer}"
             )
         return price
 
