@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cloudclaw.testing.scripted_model import ScriptedModel
+from tests.support.processes import eventually
 from tests.support.recordings.case import Agent, work
 from tests.support.recordings.claude_cases import CLAUDE
 from tests.support.recordings.codex_cases import CODEX
@@ -17,16 +18,26 @@ from tests.support.recordings.openclaw_cases import OPENCLAW
 from tests.support.recordings.opencode_cases import OPENCODE
 from tests.support.recordings.sandbox import MODEL, Sandbox, signal_agent
 from tests.support.require import require_agent, require_bubblewrap
+from tests.support.trees import paths_beneath
 
 ALL = [CLAUDE, OPENCODE, OPENCLAW, CODEX, GEMINI]
 SCRIPT = {"scenarios": [work("work")]}
 
 
 def held() -> dict[str, object]:
-    """The same work, but its second turn waits for a release."""
+    """The same work, but its second turn waits for a release. The output of the first one's tool is `KEPT`."""
     scenario = work("work")
+    scenario["turns"][0]["tools"] = [{"bash": "echo hello > hello.txt; echo kept | tr a-z A-Z"}]
     scenario["turns"][1]["hold"] = "second"
     return {"scenarios": [scenario]}
+
+
+KEPT = b"KEPT"
+
+
+def kept(box: Sandbox) -> bool:
+    """The agent has written its first turn down: some do so only after they have asked for the next one."""
+    return any(path.is_file() and KEPT in path.read_bytes() for path in paths_beneath(box.home))
 
 
 async def run(agent: Agent, box: Sandbox, model: ScriptedModel, case: str) -> asyncio.subprocess.Process:
@@ -71,6 +82,7 @@ async def test_a_killed_agent_goes_on_with_the_turn_that_it_was_in(agent: Agent,
     async with ScriptedModel(held()) as model:
         process = await run(agent, box, model, "killed")
         await model.wait_for(lambda entries: any(entry["turn"] == 1 for entry in entries), 120)
+        await eventually("its first turn is kept", lambda: kept(box), 60.0)
         await signal_agent(process, signal.SIGKILL, agent.process)
         await process.communicate()
         await model.release("second")
