@@ -6,10 +6,13 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from cloudclaw_pool_manager.ports.backend import Slot
+from cloudclaw_supervisor import linux, staging
 from tests.support import slots
 from tests.support.require import require_bubblewrap, require_root
 from tests.support.slots import Node
@@ -70,3 +73,26 @@ async def test_what_is_mounted_in_a_read_only_directory_is_read_only_too(node: N
     assert ended.stdout == b"there"
     assert ended.stderr.count(b"Read-only file system") == 2
     assert [path.name for path in inner.iterdir()] == ["file"]
+
+
+def test_a_mount_that_goes_while_a_supervisor_starts_does_not_keep_it_from_starting(
+    backend: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = str(tmp_path / "gone")
+    tried: list[str] = []
+    monkeypatch.setattr(staging, "_mount_points", lambda: [gone, f"{gone}/other"])
+    detach, mount = linux.detach, linux.mount
+
+    def detached(path: str) -> None:
+        tried.append(path)
+        detach(path)
+
+    def mounted_private(source: str, target: str, flags: int) -> None:
+        tried.append(target)
+        mount(source, target, flags)
+
+    monkeypatch.setattr(linux, "detach", detached)
+    monkeypatch.setattr(linux, "mount", mounted_private)
+    config: Any = SimpleNamespace(directory=f"{gone}/node/slot-0", bwrap="/usr/bin/bwrap")
+    staging._leave_the_rest("/mnt", config)
+    assert tried == [f"{gone}/other", gone], "the one it does not need, and the one it would keep"

@@ -85,11 +85,12 @@ def _leave_the_rest(stage_dir: str, config: Config) -> None:
 
 
 def _where_possible(change: Callable[[], None]) -> None:
-    """Leave a mount as it is that another one hides, or that whoever made this container has locked: it costs time."""
+    """Leave a mount as it is that another one hides, or that whoever made this container has locked: it costs time. One
+    that the host takes away meanwhile, with its directory, is gone here too."""
     try:
         change()
     except OSError as error:
-        if error.errno != errno.EINVAL:
+        if error.errno not in (errno.EINVAL, errno.ENOENT):
             raise
 
 
